@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two test processes of one thread each: more threads than cores make torch many times slower.
+JOBS ?= 2
+TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
+
+.PHONY: help install demo test test-slow lint train-demo-detector benchmarks gpu-benchmarks clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, found {sys.version.split()[0]}"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(INSTALLED)  ## make the virtual environment .venv
+
+demo: $(INSTALLED)  ## the main job on synthetic scenes, nothing to download: some two minutes on 2 cores
+	$(BIN)/mask-frozen-detr demo --output demo-output
+
+test: $(INSTALLED)  ## the tests, on a CPU
+	$(TESTS) -m "not slow"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes as well
+	$(TESTS)
+
+lint: $(INSTALLED)  ## format, lint, check types
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/mypy
+
+train-demo-detector: $(INSTALLED)  ## train the tiny detector that the demo ships with
+	$(BIN)/python -m mask_frozen_detr.data.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) demo-output runs

@@ -1,0 +1,9 @@
+"""Mask Frozen-DETR: instance masks for any DETR detector."""
+
+from mask_frozen_detr.detectors import load_detector
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.instances import Instances
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network import MaskNetworkConfig
+
+__all__ = ["Instances", "MaskFrozenDetr", "MaskNetworkConfig", "UserError", "load_detector"]
