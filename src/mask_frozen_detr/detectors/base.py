@@ -1,0 +1,156 @@
+"""What every frozen detector gives the mask network (paper, section 3.1 and Figure 2c).
+
+Letters: B images, Q queries, K classes, d query width, H × W padded input, H_l × W_l a feature level.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mask_frozen_detr.detectors.preprocessing import Preprocessing
+
+
+@dataclass
+class Detections:
+    """One frozen forward pass.
+
+    queries: (B, Q, d), the last decoder layer's states.
+    logits: (B, Q, K), class logits as the detector gives them.
+    boxes: (B, Q, 4), cx, cy, w, h in [0, 1] relative to the **unpadded** image.
+    features: (B, d_l, H_l, W_l) each, finest first: E₁ … E_L.
+    stem: (B, C, H/4, W/4), the backbone's stride-4 map C₁, or None.
+    """
+
+    queries: Tensor
+    logits: Tensor
+    boxes: Tensor
+    features: list[Tensor]
+    stem: Tensor | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which detector this is: two detectors are the same when their weights' hashes agree."""
+
+    name: str  # hub id, folder or checkpoint file, as the user gave it
+    revision: str | None  # commit of the hub's repository, where there is one
+    weights: str  # sha256 over names, shapes and bytes of the state dict
+    family: str  # model type, as in the detector's configuration
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DetectorShapes:
+    """All that the mask network must know of a detector to be built."""
+
+    query_width: int
+    feature_widths: tuple[int, ...]  # E₁ … E_L
+    strides: tuple[int, ...]  # input pixels a cell of E₁ … E_L
+    stem_width: int | None  # channels of C₁; None where there is no stride-4 map
+    num_classes: int  # K without a background class
+
+
+@dataclass(frozen=True)
+class MatchingCosts:
+    """The detector's own Hungarian matching costs."""
+
+    class_cost: float = 2.0
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    alpha: float = 0.25  # focal, for sigmoid classes
+    gamma: float = 2.0
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How logits become scores: `sigmoid` per class, or `softmax` with a last background class."""
+
+    kind: str = "sigmoid"
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("sigmoid", "softmax"):
+            raise ValueError(f"score rule: found {self.kind!r}, expected 'sigmoid' or 'softmax'")
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(…, K or K + 1) logits → (…, K) probabilities."""
+        return logits.sigmoid() if self.kind == "sigmoid" else logits.softmax(-1)[..., :-1]
+
+
+@dataclass
+class DetectorInfo:
+    """Everything about a detector that is not its forward pass."""
+
+    identity: Identity
+    class_names: list[str]  # one a class index; "" where the detector has no name for it
+    preprocessing: Preprocessing
+    costs: MatchingCosts = field(default_factory=MatchingCosts)
+    score_rule: ScoreRule = field(default_factory=ScoreRule)
+
+
+class FrozenDetector(nn.Module, ABC):
+    """A detector in eval mode, without trainable parameters, run under `no_grad`.
+
+    `no_grad`, not `inference_mode`: tensors of the latter cannot enter the mask network's backward.
+    """
+
+    def __init__(self, model: nn.Module, info: DetectorInfo):
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.info = info
+        self._shapes: DetectorShapes | None = None
+
+    @abstractmethod
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+        """The forward pass itself; see `forward`."""
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+        """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`."""
+        with torch.no_grad():
+            return self.detect(pixel_values, pixel_mask)
+
+    def train(self, mode: bool = True) -> "FrozenDetector":
+        """Stays in eval mode: batch-norm statistics and dropout are part of what is frozen."""
+        return super().train(False)
+
+    @property
+    def shapes(self) -> DetectorShapes:
+        """Widths and strides, read off one small forward pass the first time they are asked for."""
+        if self._shapes is None:
+            self._shapes = self._probe_shapes()
+        return self._shapes
+
+    def _probe_shapes(self) -> DetectorShapes:
+        height, width = self.info.preprocessing.probe_size()
+        device = next(self.model.parameters()).device
+        pixel_values = torch.zeros(1, 3, height, width, device=device, dtype=next(self.model.parameters()).dtype)
+        found = self(pixel_values, torch.ones(1, height, width, dtype=torch.long, device=device))
+        background = 1 if self.info.score_rule.kind == "softmax" else 0
+        return DetectorShapes(
+            query_width=found.queries.shape[-1],
+            feature_widths=tuple(level.shape[1] for level in found.features),
+            strides=tuple(round(height / level.shape[2]) for level in found.features),
+            stem_width=None if found.stem is None else found.stem.shape[1],
+            num_classes=found.logits.shape[-1] - background,
+        )
+
+
+def hash_weights(model: nn.Module) -> str:
+    """sha256 over the names, shapes, types and bytes of every parameter and buffer."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
+    """Class names padded with "" to `num_classes`; unnamed placeholders (LABEL_3, N/A) become ""."""
+    known = ["" if name in ("N/A", "") or name.startswith("LABEL_") else name for name in names]
+    return (known + [""] * num_classes)[:num_classes]

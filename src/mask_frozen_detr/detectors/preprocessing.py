@@ -1,0 +1,89 @@
+"""A detector's own pre-processing: a PIL image in, a normalised tensor out, padded only when batched.
+
+Training draws its own sizes where the detector takes any size (`resizes_freely`): then `resize=False` keeps the
+image as the augmentation left it. Detectors of one fixed size always squash.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocessing(ABC):
+    """Turns an RGB image into the tensor its detector was trained on."""
+
+    resizes_freely: bool  # True: any size will do, so training may draw its own
+
+    @abstractmethod
+    def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
+        """RGB image → (3, h, w) float tensor, without padding."""
+
+    @abstractmethod
+    def probe_size(self) -> tuple[int, int]:
+        """A small (H, W) the detector accepts, to read its shapes from."""
+
+    @abstractmethod
+    def describe(self) -> dict:
+        """What decides the output, as JSON: part of the run's record and of cache keys."""
+
+
+class ShortestEdge(Preprocessing):
+    """DETR's evaluation pre-processing: shorter side to `shortest`, longer at most `longest`, ImageNet statistics.
+
+    If max/min · shortest > longest, the shorter side becomes round(longest · min / max); the longer side is
+    truncated to an integer. PIL bilinear.
+    """
+
+    resizes_freely = True
+
+    def __init__(
+        self,
+        shortest: int = 800,
+        longest: int = 1333,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        self.shortest, self.longest, self.mean, self.std = shortest, longest, mean, std
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the resized image."""
+        short, long = min(height, width), max(height, width)
+        side = self.shortest
+        if long / short * side > self.longest:
+            side = round(self.longest * short / long)
+        if width < height:
+            return int(side * height / width), side
+        return side, int(side * width / height)
+
+    def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
+        if resize:
+            height, width = self.size(image.height, image.width)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def probe_size(self) -> tuple[int, int]:
+        return 256, 256
+
+    def describe(self) -> dict:
+        return {"kind": "shortest-edge", **vars(self)}
+
+
+def collate_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(3, h, w) each → (B, 3, H, W) zero-padded at the right and bottom, and the (B, H, W) mask, 1 = image."""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    pixel_values = images[0].new_zeros(len(images), 3, height, width)
+    pixel_mask = torch.zeros(len(images), height, width, dtype=torch.long)
+    for b, image in enumerate(images):
+        pixel_values[b, :, : image.shape[1], : image.shape[2]] = image
+        pixel_mask[b, : image.shape[1], : image.shape[2]] = 1
+    return pixel_values, pixel_mask
