@@ -1,0 +1,109 @@
+"""The deformable encoder layer of the image and box feature encoders (paper, equation 6).
+
+MSDeformAttn → LayerNorm → Linear → GELU → Linear → LayerNorm, residual, post-norm.
+Letters: B maps, S tokens of all levels, d width, L levels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable self-attention over flattened maps."""
+
+    def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.levels, self.heads, self.points = levels, heads, points
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Points start on rays, one direction a head, so that heads look around from the first step."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        rays = torch.stack([angles.cos(), angles.sin()], -1)
+        rays = rays / rays.abs().max(-1, keepdim=True).values
+        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        bias = rays.view(self.heads, 1, 1, 2) * steps  # (H, 1, P, 2)
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        for linear in (self.value, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor | None,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        valid: Tensor | None,
+    ) -> Tensor:
+        """tokens (B, S, d); position (·, S, d) added to the queries; references (·, S, L, 2) in [0, 1];
+        valid (B, S), False at padding, whose values are zeroed. Returns (B, S, d)."""
+        B, S, _ = tokens.shape
+        query = tokens if position is None else tokens + position
+        value = self.value(tokens)
+        if valid is not None:
+            value = value.masked_fill(~valid[..., None], 0.0)
+        offsets = self.offsets(query).view(B, S, self.heads, self.levels, self.points, 2)
+        weights = self.weights(query).view(B, S, self.heads, self.levels * self.points).softmax(-1)
+        sizes = torch.tensor([(w, h) for h, w in shapes], device=tokens.device, dtype=offsets.dtype)
+        locations = references[:, :, None, :, None, :] + offsets / sizes[:, None, :]
+        attended = deformable_attention(
+            value.view(B, S, self.heads, value.shape[2] // self.heads),
+            shapes,
+            locations,
+            weights.view(B, S, self.heads, self.levels, self.points),
+        )
+        return self.output(attended)
+
+
+class DeformableLayer(nn.Module):
+    """One encoder layer: deformable attention and feed-forward, each residual with LayerNorm after it."""
+
+    def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4):
+        super().__init__()
+        self.attention = DeformableAttention(width, levels, heads, points)
+        self.norm1 = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor | None,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S, d) → (B, S, d); arguments as in `DeformableAttention.forward`."""
+        tokens = self.norm1(tokens + self.attention(tokens, position, references, shapes, valid))
+        return self.norm2(tokens + self.ffn(tokens))
+
+
+def reference_points(shapes: Sequence[tuple[int, int]], valid_sizes: Tensor | None, device) -> Tensor:
+    """Where each token looks first: its own place, on every level. (B or 1, S, L, 2) in [0, 1].
+
+    valid_sizes: (B, L, 2), the unpadded (w, h) of each level in cells; None where nothing is padded. A token at
+    a fraction of the *unpadded* extent of its level refers to the same fraction on all others, so that an image
+    alone and the same image in a padded batch sample the same pixels.
+    """
+    sizes = torch.tensor([(w, h) for h, w in shapes], device=device, dtype=torch.float32)  # (L, 2)
+    extents = sizes[None] if valid_sizes is None else valid_sizes.to(torch.float32)
+    own = torch.cat(
+        [cell_centres(h, w, device)[None] / extents[:, level, None] for level, (h, w) in enumerate(shapes)], 1
+    )  # (B, S, 2)
+    return own[:, :, None] * (extents / sizes)[:, None]

@@ -1,0 +1,110 @@
+"""Neck and fusion: F = neck(C₁) + upsample(E₁) (paper, equations 1, 5 and 14).
+
+Letters: B images, d width, h × w cells of F.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Neck(nn.Module):
+    """Point-wise convolution and group normalisation of C₁ (equation 14).
+
+    The statistics are those of the image alone: padding never counts.
+    """
+
+    def __init__(self, stem_width: int, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(stem_width, width, 1)
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if width % g == 0)
+        self.norm = nn.GroupNorm(groups, width)
+
+    def forward(self, stem: Tensor, valid: Tensor | None) -> Tensor:
+        """stem (B, C, h, w), valid (B, h, w) or None → (B, d, h, w)."""
+        maps = self.conv(stem)
+        if valid is None:
+            return self.norm(maps)
+        return masked_group_norm(maps, valid, self.norm)
+
+
+def masked_group_norm(maps: Tensor, valid: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """`norm` of (B, d, h, w) maps with mean and variance over valid (B, h, w) cells only; zero elsewhere."""
+    B, d, h, w = maps.shape
+    groups = maps.float().view(B, norm.num_groups, -1, h, w)
+    inside = valid[:, None, None].to(groups.dtype)
+    count = inside.sum((2, 3, 4), keepdim=True) * groups.shape[2]
+    mean = (groups * inside).sum((2, 3, 4), keepdim=True) / count
+    centred = (groups - mean) * inside
+    variance = centred.square().sum((2, 3, 4), keepdim=True) / count
+    normed = (centred * (variance + norm.eps).rsqrt()).view(B, d, h, w).to(maps.dtype)
+    return (normed * norm.weight[:, None, None] + norm.bias[:, None, None]) * valid[:, None]
+
+
+class Fusion(nn.Module):
+    """F = neck(C₁) + bilinear(E₁ → stride 4); without C₁, E₁ upsampled to stride 4 (or as fine as it is).
+
+    Raises ValueError where C₁ has to be added as it is (no neck) and its width differs from E₁'s.
+    """
+
+    def __init__(self, width: int, stride: int, stem_width: int | None, neck: bool):
+        super().__init__()
+        self.uses_stem = stem_width is not None
+        self.factor = stride / 4 if stride > 4 else 1.0
+        self.stride = stride / self.factor  # input pixels a cell of F
+        self.neck: Neck | None = None
+        if stem_width is not None and neck:
+            self.neck = Neck(stem_width, width)
+        elif stem_width is not None and stem_width != width:
+            raise ValueError(
+                f"without a neck C₁ is added to E₁ as it is: it has {stem_width} channels, E₁ {width}; "
+                "set stem to false, or neck to true"
+            )
+
+    def forward(
+        self,
+        encoded: Tensor,
+        stem: Tensor | None,
+        encoded_valid: Tensor | None = None,
+        stem_valid: Tensor | None = None,
+    ) -> Tensor:
+        """encoded (B, d, H_1, W_1), stem (B, C, h, w) or None; the masks of their valid cells, None without padding.
+
+        Returns F (B, d, h, w) at `self.stride`. In a padded batch the image's own last row and column are repeated
+        into the padding, so that reading between cells at the border gives what the image alone gives.
+        """
+        if encoded_valid is not None:
+            encoded = repeat_edges(encoded, encoded_valid)
+        if self.factor > 1:
+            # An exact factor, then a crop: cell i of stride s covers pixels [i·s, (i + 1)·s) whatever the padding.
+            encoded = F.interpolate(encoded, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        if not self.uses_stem:
+            return encoded
+        assert stem is not None, "the detector gave no stem, but the mask network was built for one"
+        if self.neck is not None:
+            stem = self.neck(stem, stem_valid)
+        h, w = stem.shape[2:]
+        encoded = F.pad(encoded, (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2])))
+        fused = stem + encoded[:, :, :h, :w]
+        return fused if stem_valid is None else repeat_edges(fused, stem_valid)
+
+
+def repeat_edges(maps: Tensor, valid: Tensor) -> Tensor:
+    """Fill the padding of (B, d, h, w) maps with each image's last valid row and column; valid: (B, h, w)."""
+    h, w = maps.shape[2:]
+    rows = torch.arange(h, device=maps.device).minimum(valid[:, :, 0].sum(1, keepdim=True) - 1)  # (B, h)
+    columns = torch.arange(w, device=maps.device).minimum(valid[:, 0].sum(1, keepdim=True) - 1)  # (B, w)
+    images = torch.arange(len(maps), device=maps.device)[:, None, None]
+    return maps.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def valid_cells(pixel_mask: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
+    """Which cells of an h × w map start inside the image: (B, H, W) pixel mask → (B, h, w) bool.
+
+    By the stride, not by H / h: where the padded input is no whole number of cells, the latter would give an image
+    another number of cells than it has alone.
+    """
+    h, w = shape
+    rows = (torch.arange(h, device=pixel_mask.device) * stride).clamp(max=pixel_mask.shape[1] - 1)
+    columns = (torch.arange(w, device=pixel_mask.device) * stride).clamp(max=pixel_mask.shape[2] - 1)
+    return pixel_mask[:, rows][:, :, columns].bool()

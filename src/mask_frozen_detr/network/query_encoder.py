@@ -1,0 +1,79 @@
+"""The query feature encoder (paper, section 3.4, equations 10 and 11).
+
+Letters: M boxes and their queries, B images, N queries of the fullest image, r RoIAlign side, c mask width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+POSITION_WIDTH = 256
+
+
+class QueryLayer(nn.Module):
+    """[O2O self-attention] → [B2O cross-attention] → [FFN], each residual with LayerNorm after it."""
+
+    def __init__(self, width: int, ffn: bool, b2o: bool, o2o: bool, heads: int = 8):
+        super().__init__()
+        self.o2o = ObjectToObject(width, heads) if o2o else None
+        self.b2o = nn.MultiheadAttention(width, heads, batch_first=True) if b2o else None
+        self.b2o_norm = nn.LayerNorm(width) if b2o else None
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) if ffn else None
+        self.ffn_norm = nn.LayerNorm(width) if ffn else None
+
+    def forward(self, queries: Tensor, boxes: Tensor | None, places: Tensor, image_index: Tensor) -> Tensor:
+        """queries (M, c); boxes (M, c, r, r), or None without RoIAlign; places (M, 4) as cx, cy, w, h in [0, 1];
+        image_index (M,), sorted. Returns (M, c)."""
+        if self.o2o is not None:
+            queries = self.o2o(queries, places, image_index)
+        if self.b2o is not None and self.b2o_norm is not None:
+            assert boxes is not None
+            tokens = boxes.flatten(2).transpose(1, 2)  # (M, r·r, c)
+            attended = self.b2o(queries[:, None], tokens, tokens, need_weights=False)[0][:, 0]
+            queries = self.b2o_norm(queries + attended)
+        if self.ffn is not None and self.ffn_norm is not None:
+            queries = self.ffn_norm(queries + self.ffn(queries))
+        return queries
+
+
+class ObjectToObject(nn.Module):
+    """Self-attention among the queries of one image (equation 10), with their boxes as position."""
+
+    def __init__(self, width: int, heads: int = 8):
+        super().__init__()
+        self.position = nn.Linear(POSITION_WIDTH, width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, queries: Tensor, places: Tensor, image_index: Tensor) -> Tensor:
+        """(M, c), (M, 4), (M,) → (M, c)."""
+        if not len(queries):
+            return queries
+        position = self.position(sine_embedding(places, POSITION_WIDTH).to(queries.dtype))
+        images, slot = _slots(image_index)
+        shape = (int(images.max()) + 1, int(slot.max()) + 1)  # (B, N)
+        grouped = queries.new_zeros(*shape, queries.shape[1])
+        grouped[images, slot] = queries
+        placed = queries.new_zeros(*shape, queries.shape[1])
+        placed[images, slot] = position
+        empty = torch.ones(shape, dtype=torch.bool, device=queries.device)
+        empty[images, slot] = False
+        keys = grouped + placed
+        attended = self.attention(keys, keys, grouped, key_padding_mask=empty, need_weights=False)[0]
+        return self.norm(queries + attended[images, slot])
+
+
+def _slots(image_index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted image index (M,) → its rank among the images present and its place within its image, (M,) each."""
+    _, images, counts = torch.unique_consecutive(image_index, return_inverse=True, return_counts=True)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])
+    return images, torch.arange(len(image_index), device=image_index.device) - starts[images]
+
+
+def sine_embedding(places: Tensor, width: int) -> Tensor:
+    """Sines and cosines of (M, 4) coordinates in [0, 1], `width` / 4 numbers a coordinate: (M, width)."""
+    count = width // 8
+    frequencies = 2 * math.pi * 10000 ** (-torch.arange(count, device=places.device) / count)
+    angles = places[..., None] * frequencies  # (M, 4, width / 8)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
