@@ -1,0 +1,131 @@
+"""Finding and reading images: whatever a camera, a scanner or a drawing program saved becomes upright 8-bit RGB.
+
+Not in the paper. Pillow alone would cut 16-bit greys at 255 (nearly all of them white), leave photos lying on
+their side and show what happens to lie beneath transparent pixels.
+"""
+
+import glob
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mask_frozen_detr.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+
+
+def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
+    """One image file as upright 8-bit RGB; of an animation or a file of many pages, the first.
+
+    Transparency is laid over white: cut-outs and logos are made for white pages, and dark strokes would vanish on
+    black. 16-bit greys are scaled by their full range, 65535 to 255.
+
+    Args:
+        apply_exif: turn the image as its EXIF orientation says. False gives the pixels as stored, to which COCO
+            annotations refer (but Pillow turns TIFF files itself).
+
+    Raises: UserError naming the file, when it is missing, unreadable, truncated, too large or not an image.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = _upright(file) if apply_exif else file
+            return _rgb(image, path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such image file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected an image file") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read this image file") from None
+    except UnidentifiedImageError:
+        found = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image that can be read"
+        raise UserError(f"{path}: {found}, expected JPEG, PNG, WebP, BMP or TIFF") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too many pixels ({error}); scale the image down") from None
+    except UserError:
+        raise
+    except _DAMAGE as error:
+        raise UserError(f"{path}: the image is damaged or truncated ({error}); replace the file") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (*_DAMAGE, TypeError):  # damaged EXIF data says nothing about the pixels
+        return image
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image, path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")  # a copy for RGB too: the file is closed behind it
+
+
+def _from_deep_grey(image: Image.Image, path: Path) -> Image.Image:
+    """16-bit grey (mode I;16 and kin; I in older Pillow and for signed TIFF) to RGB."""
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F" or not (low >= 0 and high <= 65535):
+        raise UserError(
+            f"{path}: grey values from {low:g} to {high:g} (Pillow mode {image.mode}), expected 8 bits or "
+            "unsigned 16 bits a channel; convert the image"
+        )
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def find_images(inputs: Sequence[str | Path]) -> list[Path]:
+    """Image files named by files, folders (all below them, sorted by path) and glob patterns, each once.
+
+    A file named outright is taken whatever its suffix; in folders and patterns only those in `SUFFIXES` count, and
+    hidden files do not.
+
+    Raises: UserError naming the input that is not there or gave no image.
+    """
+    found: dict[Path, None] = {}  # a set that keeps the order
+    for entry in inputs:
+        path = Path(entry).expanduser()
+        if path.is_dir():
+            matches = list(_below(path))
+            expected = f"the folder holds no image ({', '.join(SUFFIXES)})"
+        elif path.exists():
+            matches, expected = [path], ""
+        elif glob.has_magic(str(path)):
+            matches = []
+            for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+                if match.is_dir():
+                    matches.extend(_below(match))
+                elif match.suffix.lower() in SUFFIXES:
+                    matches.append(match)
+            expected = f"no image file matches this pattern ({', '.join(SUFFIXES)})"
+        else:
+            matches, expected = [], "there is no such file or folder"
+        if not matches:
+            raise UserError(f"{entry}: {expected}")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise UserError("no input: expected image files, folders or glob patterns")
+    return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot read this folder ({error.strerror})")
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+    yield from sorted(files)

@@ -1,0 +1,116 @@
+"""Finding the splits of a data folder by its layout: COCO's own, Roboflow's, and plain ones (not in the paper)."""
+
+import os
+import re
+from pathlib import Path
+
+from mask_frozen_detr.data.images import SUFFIXES
+from mask_frozen_detr.errors import UserError
+
+SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_WORD = "|".join(SPLIT_WORDS)
+# instances_train2017, train, valid_annotations, image_info_test-dev2017 …
+_STEM = re.compile(
+    rf"(?P<kind>(?:instances|annotations|coco|image_info)[_-])?(?P<word>{_WORD})(?P<dev>-dev)?[_-]?(?P<year>\d{{4}})?"
+    r"(?:[_-](?:instances|annotations|coco))?",
+    re.IGNORECASE,
+)
+# Annotation files inside a split's own folder; the first is Roboflow's.
+_BESIDE = ("_annotations.coco.json", "annotations.coco.json", "annotations.json", "labels.json")
+_LAYOUTS = (
+    "annotations/instances_train2017.json with train2017/ or images/train2017/ (any year or none)",
+    "annotations/train.json or train.json with train/, images/train/ or images/",
+    "train/_annotations.coco.json or train/annotations.json with the images beside it",
+)
+
+
+def find_splits(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Split name ("train", "val", "test") to (annotation file, image folder).
+
+    Raises: UserError saying what was looked for, when there is no split.
+    """
+    return search_splits(folder)[0]
+
+
+def search_splits(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, list[Path]]]:
+    """Splits, and annotation files that lack their image folder with the places searched for it."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; expected COCO-format data")
+    splits: dict[str, tuple[Path, Path]] = {}
+    incomplete: dict[str, list[Path]] = {}
+    for file, match in _named_files(folder):
+        split = SPLIT_WORDS[match["word"].lower()]
+        places = _image_folders(folder, match)
+        place = next((place for place in places if place.is_dir()), None)
+        if place is None and _holds_images(folder / "images"):  # one folder for all splits
+            place = folder / "images"
+        if place:
+            splits.setdefault(split, (file, place))
+        else:
+            incomplete[str(file)] = places
+    for word, split in SPLIT_WORDS.items():
+        for file in (folder / word / name for name in _BESIDE):
+            if file.is_file():
+                images = file.parent / "images"
+                splits.setdefault(split, (file, images if images.is_dir() else file.parent))
+    if not splits:
+        looked = "".join(f"\n  {layout}" for layout in _LAYOUTS)
+        raise UserError(
+            f"{folder}: no COCO-format data found{describe_incomplete(incomplete)}; looked for one of (train, "
+            f"val, valid, test){looked}\nor give the annotation file itself"
+        )
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}, incomplete
+
+
+def _named_files(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Annotation files named after a split: COCO's instances first, later years first, test-dev before test."""
+    files = [*folder.glob("annotations/*.json"), *folder.glob("*.json")]
+    named = [(file, match) for file in files if (match := _STEM.fullmatch(file.stem))]
+
+    def rank(entry: tuple[Path, re.Match[str]]) -> tuple:
+        file, match = entry
+        kind = (match["kind"] or "").lower().startswith("instances")
+        return not kind, -int(match["year"] or 0), not match["dev"], str(file)
+
+    return sorted(named, key=rank)
+
+
+def _image_folders(root: Path, match: re.Match[str]) -> list[Path]:
+    """Where the images of an annotation file with such a name may be: train2017, images/train2017, train …"""
+    word, year = match["word"], match["year"] or ""
+    spellings = [word, *(other for other, split in SPLIT_WORDS.items() if split == SPLIT_WORDS[word.lower()])]
+    names = dict.fromkeys([word + year, *spellings])
+    return [place for name in names for place in (root / name, root / "images" / name)]
+
+
+def _holds_images(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
+
+
+def describe_incomplete(incomplete: dict[str, list[Path]]) -> str:
+    """For error messages: which annotation files lack their images, and where those were looked for."""
+    return "".join(
+        f"; {file} has no image folder (none of {', '.join(place.as_posix() for place in places)})"
+        for file, places in incomplete.items()
+    )
+
+
+def image_folder_of(file: Path, split: str) -> Path:
+    """The image folder of an annotation file given directly: by its name, else beside it, else by the split."""
+    roots = (file.parent, file.parent.parent)
+    match = _STEM.fullmatch(file.stem)
+    by_name = [place for root in roots for place in _image_folders(root, match)] if match else []
+    for place in by_name:
+        if place.is_dir():
+            return place
+    if _holds_images(file.parent):
+        return file.parent
+    others = [root / name for root in roots for name in (split, f"images/{split}", "images")]
+    for place in others:
+        if place.is_dir():
+            return place
+    return file.parent  # file names may hold folders
