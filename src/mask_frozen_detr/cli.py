@@ -1,0 +1,201 @@
+"""The command line: train, evaluate and predict, each a typed dataclass with a `run`."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.training import TrainConfig
+
+
+@dataclass
+class Train:
+    """Train masks for a frozen detector."""
+
+    detector: Positional[str]  # hub id or folder of the detector
+    data: Positional[Path]  # COCO-format data: a folder with train and, better, val splits
+    output: Path  # the run folder
+    network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
+    training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    resume: bool = False  # go on where a killed run stopped
+    encoder_layer: int = 4  # the encoder layer whose maps are used, where the detector has several (Table 15)
+
+    def run(self) -> None:
+        from mask_frozen_detr.data.coco import load_split
+        from mask_frozen_detr.data.splits import find_splits
+        from mask_frozen_detr.detectors import load_detector
+        from mask_frozen_detr.model import MaskFrozenDetr
+        from mask_frozen_detr.training import train
+
+        train_data = load_split(self.data, "train")
+        val_data = load_split(self.data, "val") if "val" in find_splits(self.data) else None
+        detector = load_detector(self.detector, encoder_layer=self.encoder_layer)
+        model = MaskFrozenDetr.build(detector, self.network)
+        print(f"train: {train_data.summary()}", file=sys.stderr)
+        if val_data is not None:
+            print(f"val: {val_data.summary()}", file=sys.stderr)
+        evaluation = train(model, train_data, val_data, self.output, self.training, self.resume)
+        if evaluation is not None:
+            print(evaluation.table())
+        print(f"The mask network lies in {self.output}")
+
+
+@dataclass
+class Evaluate:
+    """COCO box and mask AP of a run, or of a detector with the training-free baseline."""
+
+    model: Positional[str]  # run folder, or a detector: then the paper's training-free baseline is measured
+    data: Positional[Path]  # COCO-format data
+    split: str = "val"
+    detector: str | None = None  # where the run's detector lies now, if it has moved
+    batch: int = 1
+    workers: int = 1
+    max_detections: int = 100
+    score_threshold: float = 0.0  # leave out what the detector scores at most this: faster, and AP may drop
+    roi_align: bool = True  # baseline only: equations 3 and 4, or without it equation 1
+    stem: bool | None = None  # baseline only: add C₁; by default where its width allows
+    by_class: bool = False  # print AP of each class as well
+    json: Path | None = None  # write all figures here
+    results_file: Path | None = None  # write a COCO results file here, for the test server
+    device: str | None = None
+
+    def run(self) -> None:
+        from mask_frozen_detr.data.coco import load_split
+        from mask_frozen_detr.evaluation import evaluate, write_evaluation
+        from mask_frozen_detr.progress import Progress
+
+        data = load_split(self.data, self.split)
+        model = _load(self.model, self.detector, self.device, self.roi_align, self.stem)
+        bar = Progress("evaluating", len(data.images))
+        evaluation = evaluate(
+            model,
+            data,
+            self.batch,
+            self.workers,
+            self.max_detections,
+            self.score_threshold,
+            self.results_file,
+            lambda done, _total: bar.update(done),
+        )
+        bar.close()
+        print(evaluation.classes, file=sys.stderr)
+        for problem in evaluation.problems:
+            print(f"skipped: {problem}", file=sys.stderr)
+        print(evaluation.table(self.by_class))
+        if self.json is not None:
+            write_evaluation(self.json, evaluation, model=self.model, data=str(self.data), split=self.split)
+
+
+@dataclass
+class Predict:
+    """Masks for pictures: overlays and a COCO results file."""
+
+    model: Positional[str]  # run folder or hub repository
+    images: Positional[list[str]]  # files, folders or globs
+    output: Path  # where overlays and predictions.json go
+    detector: str | None = None  # where the run's detector lies now, if it has moved
+    score_threshold: float = 0.3
+    max_detections: int = 100
+    probability_maps: bool = False  # write the pictures of the paper's Figures 4 and 8 as well
+    overlays: bool = True
+    device: str | None = None
+
+    def run(self) -> None:
+        from mask_frozen_detr.prediction import predict_files
+
+        model = _load(self.model, self.detector, self.device)
+        report = predict_files(
+            model,
+            self.images,
+            self.output,
+            self.score_threshold,
+            self.max_detections,
+            self.probability_maps,
+            self.overlays,
+        )
+        print(report)
+
+
+@dataclass
+class Demo:
+    """The main job on synthetic scenes: nothing to download, some two minutes on two CPU cores."""
+
+    output: Path = Path("demo-output")
+    iterations: int = 150
+    seed: int = 0
+
+    def run(self) -> None:
+        from mask_frozen_detr.demo import DemoConfig, run_demo
+
+        run_demo(self.output, DemoConfig(iterations=self.iterations, seed=self.seed))
+
+
+@dataclass
+class Complexity:
+    """Parameters and multiply-accumulates of the paper's tables, ours beside the paper's."""
+
+    table: int | None = None
+    json: Path | None = None
+
+    def run(self) -> None:
+        from mask_frozen_detr.complexity import as_json, complexity_rows, format_table
+        from mask_frozen_detr.files import write_json_atomic
+
+        rows = complexity_rows(self.table)
+        print(format_table(rows))
+        if self.json is not None:
+            write_json_atomic(self.json, as_json(rows))
+
+
+def _load(name: str, detector: str | None, device: str | None, roi_align: bool = True, stem: bool | None = None):
+    import torch
+
+    from mask_frozen_detr.detectors import load_detector
+    from mask_frozen_detr.model import MaskFrozenDetr, is_run
+
+    if is_run(name) or not _is_detector(name):
+        model = MaskFrozenDetr.from_pretrained(name, detector)
+    else:
+        model = MaskFrozenDetr.training_free(load_detector(name), roi_align, stem)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def _is_detector(name: str) -> bool:
+    """A hub id may be either; what is on disk tells by itself."""
+    from mask_frozen_detr.detectors.load import looks_like_detector
+
+    return looks_like_detector(name)
+
+
+COMMANDS = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Complexity, tyro.conf.subcommand("complexity")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns 0, or 2 after printing what the user can mend."""
+    from mask_frozen_detr.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        tyro.cli(COMMANDS, prog="mask-frozen-detr", args=arguments, description=__doc__).run()
+    except UserError as error:
+        print(f"mask-frozen-detr: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mask-frozen-detr: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""From pre-processed images to instances: the best detections, one mask per distinct query, pasted as crops.
+
+Letters: B images, Q queries, K classes, N detections of an image, M distinct queries over all images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from mask_frozen_detr.detectors.base import Detections, FrozenDetector, ScoreRule
+from mask_frozen_detr.instances import Instances
+from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.paste import mask_confidence, paste_probabilities
+
+MASK_THRESHOLD = 0.5
+
+
+@dataclass
+class TopDetections:
+    """The best (query, class) pairs of one image, best first: scores (N,), query_index (N,), labels (N,)."""
+
+    scores: Tensor
+    query_index: Tensor
+    labels: Tensor
+
+
+def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold: float = 0.0) -> list[TopDetections]:
+    """The `count` best pairs of (B, Q, K) logits, image by image: the detector's own post-processing.
+
+    With sigmoid classes a query may appear under several of them; with softmax it has one.
+    """
+    scores = rule.scores(logits.float())
+    if rule.kind == "softmax":
+        best, labels = scores.max(-1)  # (B, Q)
+        values, queries = best.topk(min(count, best.shape[1]), dim=1)
+        labels = labels.gather(1, queries)
+    else:
+        flat = scores.flatten(1)
+        values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
+        queries, labels = pairs // scores.shape[2], pairs % scores.shape[2]
+    keep = values > score_threshold
+    return [TopDetections(values[b][keep[b]], queries[b][keep[b]], labels[b][keep[b]]) for b in range(len(logits))]
+
+
+@torch.no_grad()
+def segment(
+    detector: FrozenDetector,
+    network: MaskNetwork,
+    pixel_values: Tensor,
+    pixel_mask: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    max_detections: int = 100,
+    score_threshold: float = 0.0,
+    keep_probabilities: bool = False,
+) -> list[Instances]:
+    """Instances of a batch.
+
+    pixel_values (B, 3, H, W), pixel_mask (B, H, W), sizes: (height, width) of the B original images, in whose pixels
+    boxes and masks are given. Detections whose class score is not above `score_threshold` are dropped before masks
+    are made; the final score, at most the class score, is left to the caller to threshold.
+    """
+    detections = detector(pixel_values, pixel_mask)
+    tops = top_detections(detections.logits, detector.info.score_rule, max_detections, score_threshold)
+    distinct = [top.query_index.unique(return_inverse=True) for top in tops]
+    image_index = torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(distinct)])
+    query_index = torch.cat([queries for queries, _ in distinct])
+    if not len(query_index):
+        return [Instances.empty(height, width) for height, width in sizes]
+    output = network(detections, pixel_mask, image_index, query_index)
+    masks = output.logits.float().sigmoid().cpu().numpy()
+    frames = _to_original(output.frames, pixel_mask, image_index, sizes).cpu().numpy()
+    iou = None if output.iou is None else output.iou.float()
+    starts = np.cumsum([0] + [len(queries) for queries, _ in distinct])
+    results = []
+    for b, (top, (_, inverse)) in enumerate(zip(tops, distinct, strict=True)):
+        part = slice(starts[b], starts[b + 1])
+        results.append(
+            _instances(
+                detections,
+                b,
+                top,
+                inverse,
+                masks[part],
+                frames[part],
+                None if iou is None else iou[part],
+                sizes[b],
+                detector.info.class_names,
+                keep_probabilities,
+            )
+        )
+    return results
+
+
+def _instances(
+    detections: Detections,
+    b: int,
+    top: TopDetections,
+    inverse: Tensor,
+    masks: np.ndarray,
+    frames: np.ndarray,
+    iou: Tensor | None,
+    size: tuple[int, int],
+    class_names: Sequence[str],
+    keep_probabilities: bool,
+) -> Instances:
+    height, width = size
+    pasted = [paste_probabilities(mask, frame, height, width) for mask, frame in zip(masks, frames, strict=True)]
+    class_scores = top.scores.cpu().numpy()
+    if iou is not None:  # equation 13
+        factors = iou[inverse, top.labels].cpu().numpy()
+    else:  # equation 2
+        confidence = np.array([mask_confidence(crop, MASK_THRESHOLD) for crop in pasted], dtype=np.float32)
+        factors = confidence[inverse.cpu().numpy()]
+    scale = torch.tensor([width, height, width, height])
+    boxes = box_convert(detections.boxes[b, top.query_index].float().cpu(), "cxcywh", "xyxy") * scale
+    which = inverse.tolist()
+    binary = [crop.above(MASK_THRESHOLD) for crop in pasted]
+    labels = top.labels.cpu().numpy()
+    instances = Instances(
+        boxes=boxes.numpy(),
+        scores=(class_scores * factors).astype(np.float32),
+        class_scores=class_scores,
+        labels=labels,
+        names=[class_names[label] or str(label) for label in labels],
+        crops=[binary[k] for k in which],
+        height=height,
+        width=width,
+        probability_crops=[pasted[k] for k in which] if keep_probabilities else None,
+    )
+    return instances[np.argsort(-instances.scores, kind="stable")]
+
+
+def _to_original(frames: Tensor, pixel_mask: Tensor, image_index: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Frames (M, 4) in pixels of the padded input → pixels of the original images."""
+    valid = torch.stack([pixel_mask[:, 0].sum(1), pixel_mask[:, :, 0].sum(1)], -1).to(frames.dtype)  # (B, 2)
+    original = frames.new_tensor([(width, height) for height, width in sizes])
+    return frames * (original / valid).repeat(1, 2)[image_index]

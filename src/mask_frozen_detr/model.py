@@ -1,0 +1,208 @@
+"""`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
+from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.files import write_atomic, write_json_atomic
+from mask_frozen_detr.inference import segment
+from mask_frozen_detr.instances import Instances
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+
+CONFIG_FILE = "mask_frozen_detr.json"
+WEIGHTS_FILE = "mask_network.safetensors"
+FORMAT = 1
+
+
+class MaskFrozenDetr(nn.Module):
+    """Instance masks from a detector that stays as it is.
+
+    detector: the frozen detector. network: the mask network built for it.
+    """
+
+    def __init__(self, detector: FrozenDetector, network: MaskNetwork):
+        super().__init__()
+        self.detector, self.network = detector, network
+
+    @classmethod
+    def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
+        """An untrained mask network on a detector. Raises UserError where the parts do not fit it."""
+        try:
+            return cls(detector, MaskNetwork(config or MaskNetworkConfig(), detector.shapes))
+        except ValueError as error:
+            raise UserError(f"{detector.info.identity.name}: {error}") from error
+
+    @classmethod
+    def training_free(cls, detector: FrozenDetector, roi_align: bool = True, stem: bool | None = None):
+        """The baseline of section 3.1. `stem` None adds C₁ where its width allows."""
+        if stem is None:
+            stem = detector.shapes.stem_width == detector.shapes.feature_widths[0]
+        return cls.build(detector, training_free(roi_align=roi_align, stem=stem))
+
+    @classmethod
+    def from_pretrained(
+        cls, run: str | Path, detector: str | Path | FrozenDetector | None = None, revision: str | None = None
+    ) -> "MaskFrozenDetr":
+        """Load a run folder, or a hub repository that holds one, with the detector it was trained on.
+
+        detector: where that detector lies now, if it has moved; its weights must be the same.
+        Raises UserError for a folder that is no run, a detector that is gone or another one, damaged weights.
+        """
+        folder = _run_folder(run, revision)
+        saved = read_run_config(folder)
+        identity = Identity(**saved["detector"])
+        if not isinstance(detector, FrozenDetector):
+            try:
+                detector = load_detector(str(detector or identity.name), revision=identity.revision)
+            except UserError as error:
+                raise UserError(
+                    f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
+                ) from error
+        found = detector.info.identity
+        if found.weights != identity.weights:
+            raise UserError(
+                f"{run}: the mask network belongs to detector {identity.name!r} (weights {identity.weights[:12]}…), "
+                f"but {found.name!r} has other weights ({found.weights[:12]}…); masks would be wrong"
+            )
+        shapes = {key: tuple(value) if isinstance(value, list) else value for key, value in saved["shapes"].items()}
+        network = MaskNetwork(MaskNetworkConfig(**saved["network"]), DetectorShapes(**shapes))
+        load_network_weights(network, folder / WEIGHTS_FILE)
+        return cls(detector, network.eval())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the mask network and the detector's identity; the frozen weights stay where they are."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_network_weights(self.network, folder / WEIGHTS_FILE)
+        write_json_atomic(folder / CONFIG_FILE, self.describe())
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload the mask network as a hub repository; returns its address."""
+        import tempfile
+
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mask network")
+        return str(url)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder says about the model."""
+        return {
+            "format": FORMAT,
+            "detector": self.detector.info.identity.as_dict(),
+            "shapes": asdict(self.network.shapes),
+            "network": asdict(self.network.config),
+            "class_names": self.detector.info.class_names,
+            "preprocessing": self.detector.info.preprocessing.describe(),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.detector.parameters()).device
+
+    def predict(
+        self,
+        images: str | Path | Image.Image | np.ndarray | Sequence[str | Path | Image.Image | np.ndarray],
+        score_threshold: float = 0.3,
+        max_detections: int = 100,
+        probabilities: bool = False,
+    ) -> Any:
+        """Instances of one image, or a list of them for a list of images.
+
+        images: paths, PIL images, or (H, W, 3) uint8 RGB arrays. score_threshold: on the final score (equation 13,
+        or 2). probabilities: keep the probability maps too. Raises UserError for an image that cannot be read.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            return self._predict_one(images, score_threshold, max_detections, probabilities)
+        return [self._predict_one(image, score_threshold, max_detections, probabilities) for image in images]
+
+    def _predict_one(self, image, score_threshold: float, max_detections: int, probabilities: bool) -> Instances:
+        if isinstance(image, str | Path):
+            image = read_image(Path(image))
+        elif isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise UserError(f"image array: found {image.shape} {image.dtype}, expected (H, W, 3) uint8 RGB")
+            image = Image.fromarray(image)
+        image = image.convert("RGB")
+        pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
+        self.network.eval()
+        instances = segment(
+            self.detector,
+            self.network,
+            pixel_values.to(self.device),
+            pixel_mask.to(self.device),
+            [(image.height, image.width)],
+            max_detections,
+            score_threshold,
+            probabilities,
+        )[0]
+        return instances.above(score_threshold)
+
+
+def save_network_weights(network: nn.Module, path: Path) -> None:
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    write_atomic(path, lambda temporary: save_file(state, temporary))
+
+
+def load_network_weights(network: nn.Module, path: Path) -> None:
+    """Raises UserError where the file is missing, damaged or of another network."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: the mask network's weights are missing") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: the mask network's weights cannot be read: {error}") from error
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: the weights are of another mask network: {str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """The description of a run folder. Raises UserError where it is none."""
+    path = folder / CONFIG_FILE
+    try:
+        saved = json.loads(path.read_text())
+        if saved["format"] > FORMAT:
+            raise UserError(f"{path}: written by a newer version (format {saved['format']}, expected up to {FORMAT})")
+        for key in ("detector", "shapes", "network"):
+            saved[key]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote"
+        ) from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged: {error}") from error
+    return saved
+
+
+def is_run(path: str | Path) -> bool:
+    return (Path(path) / CONFIG_FILE).is_file()
+
+
+def _run_folder(run: str | Path, revision: str | None) -> Path:
+    if Path(run).exists():
+        return Path(run)
+    try:
+        return Path(snapshot_download(str(run), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (RepositoryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{run}: no such folder, and no hub repository of that name that can be reached") from error

@@ -1,0 +1,79 @@
+"""`mask-frozen-detr predict`: overlays, a COCO results file and probability maps for a set of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mask_frozen_detr.data.images import find_images, read_image
+from mask_frozen_detr.drawing import draw_instances, draw_probability_maps
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.files import save_image_atomic, write_json_atomic
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.progress import Progress
+
+PREDICTIONS_FILE = "predictions.json"
+
+
+def predict_files(
+    model: MaskFrozenDetr,
+    inputs: Sequence[str | Path],
+    output: Path,
+    score_threshold: float = 0.3,
+    max_detections: int = 100,
+    probability_maps: bool = False,
+    overlays: bool = True,
+) -> str:
+    """Predict every picture of `inputs`; returns a short report.
+
+    Writes `NAME.png` overlays, `NAME.probabilities.png` on request and predictions.json: {"images", "categories",
+    "annotations"}, the last as COCO results with class indices as category ids. A picture that cannot be read is
+    named and skipped. Raises UserError where none can.
+    """
+    paths = find_images(inputs)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot make the output folder: {error.strerror}") from error
+    names = _output_names(paths)
+    bar = Progress("predicting", len(paths))
+    images, annotations, problems, empty = [], [], [], []
+    for number, path in enumerate(paths):
+        try:
+            image = read_image(path)
+        except UserError as error:
+            problems.append(str(error))
+            bar.update(number + 1)
+            continue
+        instances = model.predict(image, score_threshold, max_detections, probabilities=probability_maps)
+        images.append({"id": number, "file_name": str(path), "width": image.width, "height": image.height})
+        annotations += instances.to_coco(number, None)
+        if not len(instances):
+            empty.append(path)
+        if overlays:
+            save_image_atomic(draw_instances(image, instances), output / f"{names[number]}.png")
+        if probability_maps and len(instances):
+            picture = draw_probability_maps(image, instances)
+            save_image_atomic(picture, output / f"{names[number]}.probabilities.png")
+        bar.update(number + 1)
+    bar.close()
+    if not images:
+        raise UserError("no picture could be read:\n" + "\n".join(problems))
+    categories = [{"id": i, "name": name} for i, name in enumerate(model.detector.info.class_names) if name]
+    write_json_atomic(
+        output / PREDICTIONS_FILE, {"images": images, "categories": categories, "annotations": annotations}
+    )
+    lines = [f"{len(annotations)} instances in {len(images)} pictures, in {output}"]
+    if empty:
+        lines.append(f"no instance above {score_threshold} in {len(empty)}, the first: {empty[0]}")
+    lines += [f"skipped: {problem}" for problem in problems]
+    return "\n".join(lines)
+
+
+def _output_names(paths: Sequence[Path]) -> list[str]:
+    """Stems, made unique where two folders hold pictures of one name."""
+    taken: dict[str, int] = {}
+    names = []
+    for path in paths:
+        count = taken.get(path.stem, 0)
+        taken[path.stem] = count + 1
+        names.append(path.stem if count == 0 else f"{path.stem}-{count + 1}")
+    return names

@@ -1,0 +1,67 @@
+"""A progress bar with loss, images a second and time left (rich), or plain lines where there is no terminal."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+class Progress:
+    """Shows `done` of `total`; `fields` of `update` stand behind the bar."""
+
+    def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False, batch: int = 0):
+        self.title, self.total, self.done, self.quiet = title, total, done, quiet
+        self.first, self.started = done, time.perf_counter()
+        self.last_line = self.started
+        self.console = Console(file=sys.stderr)
+        self.live = not quiet and self.console.is_terminal
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[info]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task(title, total=total, completed=done, info="")
+        if self.live:
+            self.bar.start()
+
+    def update(self, done: int, **fields: str) -> None:
+        self.done = done
+        info = "  ".join(f"{key} {value}" for key, value in fields.items())
+        if self.live:
+            self.bar.update(self.task, completed=done, info=info)
+            return
+        now = time.perf_counter()
+        if not self.quiet and (now - self.last_line >= PLAIN_EVERY or done >= self.total):
+            self.last_line = now
+            each = (now - self.started) / max(1, done - self.first)
+            left = each * (self.total - done)
+            print(
+                f"{self.title} {done}/{self.total}  {info}  {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def print(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(text, highlight=False)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While something else takes time."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def close(self) -> None:
+        if self.live:
+            self.bar.stop()
