@@ -118,10 +118,10 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` over `data` and score boxes and masks.
 
-    max_detections: detections an image (COCO counts 100). score_threshold: class scores at most this are left out:
-    0.01 halves the time and costs next to nothing; 0, the default, is COCO's. results_file: where to write a COCO results file with boxes
-    and masks, as the test server takes it. progress: called with (images done, images in all). network: other weights
-    in the mask network's place, such as their running mean.
+    max_detections: detections an image (COCO counts 100). score_threshold: class scores at most this are left out,
+    which is faster and may cost AP. results_file: where to write a COCO results file with boxes and masks, as the test
+    server takes it. progress: called with (images done, images in all). network: other weights in the mask network's
+    place, such as their running mean.
 
     Under `accelerate launch` every process takes its share of the images; all get the result.
     Raises UserError where no class fits or no image can be read.
@@ -196,10 +196,8 @@ def _predict_all(
             )
             for (record, _), instances in zip(usable, found, strict=True):
                 entries = instances.to_coco(record.id, classes.category_of)
-                kept = [
-                    s for s, label in zip(instances.class_scores, instances.labels) if int(label) in classes.category_of
-                ]
-                for entry, class_score in zip(entries, kept, strict=True):
+                known = [int(label) in classes.category_of for label in instances.labels]
+                for entry, class_score in zip(entries, instances.class_scores[known], strict=True):
                     entry["class_score"] = float(class_score)
                 results += entries
         done += len(items)
