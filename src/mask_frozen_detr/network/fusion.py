@@ -44,22 +44,26 @@ def masked_group_norm(maps: Tensor, valid: Tensor, norm: nn.GroupNorm) -> Tensor
 class Fusion(nn.Module):
     """F = neck(C₁) + bilinear(E₁ → stride 4); without C₁, E₁ upsampled to stride 4 (or as fine as it is).
 
-    Raises ValueError where C₁ has to be added as it is (no neck) and its width differs from E₁'s.
+    Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where
+    it is not. Raises ValueError where that would make a training-free network learn.
     """
 
-    def __init__(self, width: int, stride: int, stem_width: int | None, neck: bool):
+    def __init__(self, width: int, stride: int, stem_width: int | None, neck: bool, trainable: bool = True):
         super().__init__()
         self.uses_stem = stem_width is not None
         self.factor = stride / 4 if stride > 4 else 1.0
         self.stride = stride / self.factor  # input pixels a cell of F
         self.neck: Neck | None = None
+        self.projection: nn.Conv2d | None = None
         if stem_width is not None and neck:
             self.neck = Neck(stem_width, width)
         elif stem_width is not None and stem_width != width:
-            raise ValueError(
-                f"without a neck C₁ is added to E₁ as it is: it has {stem_width} channels, E₁ {width}; "
-                "set stem to false, or neck to true"
-            )
+            if not trainable:
+                raise ValueError(
+                    f"the training-free baseline adds C₁ to E₁ as they are: C₁ has {stem_width} channels, E₁ {width}; "
+                    "leave C₁ out with stem = False"
+                )
+            self.projection = nn.Conv2d(stem_width, width, 1)
 
     def forward(
         self,
@@ -83,6 +87,8 @@ class Fusion(nn.Module):
         assert stem is not None, "the detector gave no stem, but the mask network was built for one"
         if self.neck is not None:
             stem = self.neck(stem, stem_valid)
+        elif self.projection is not None:
+            stem = self.projection(stem)
         h, w = stem.shape[2:]
         encoded = F.pad(encoded, (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2])))
         fused = stem + encoded[:, :, :h, :w]

@@ -47,7 +47,7 @@ class MaskNetwork(nn.Module):
         d = self.image_encoder.width
         # A detector whose finest map is at stride 4 already gets neither neck nor C₁ (Table 16).
         stem_width = shapes.stem_width if config.stem and shapes.strides[0] > 4 else None
-        self.fusion = Fusion(d, shapes.strides[0], stem_width, config.neck)
+        self.fusion = Fusion(d, shapes.strides[0], stem_width, config.neck, config.trainable)
         c = d if config.mask_width is None else config.mask_width
         if config.mask_width is None and shapes.query_width != d and not config.trainable:
             raise ValueError(

@@ -1,0 +1,152 @@
+"""Parameters and multiply-accumulates of the mask network, beside the paper's (Tables 1 to 5, 10, 12, 14 and 16).
+
+Each row's network is built and run on the meta device, shapes only, so that all of them take seconds. What counts:
+Linear, Conv and attention products; 5 per element of a normalisation; 4 per element of a bilinear resizing;
+17 per element of RoIAlign. The sampling inside deformable attention, additions and activations do not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mask_frozen_detr.detectors.base import Detections, DetectorShapes
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
+from mask_frozen_detr.paper import REPEATED, PaperRow, paper_rows
+
+IMAGE = (800, 1120)  # height, width: the size on which the paper's figures come out
+H_DETR = DetectorShapes(256, (256,) * 4, (8, 16, 32, 64), 256, 80)
+DINO = DetectorShapes(256, (256,) * 5, (4, 8, 16, 32, 64), None, 80)  # 5-scale; no C₁ beside its stride-4 level
+BOXES = {"H-DETR": 100, "DINO": 300}
+
+PER_NORMED = 5
+PER_RESIZED = 4
+# Four samples of four cells each, and their mean. Without the 1 three rows miss the paper's figure: 0.50 for 0.53
+# and 0.54 (Table 1), 8.04 for 8.12 (Table 2).
+PER_ALIGNED = 16 + 1
+
+
+@dataclass(frozen=True)
+class ComplexityRow:
+    """One row: ours, then the paper's."""
+
+    table: int
+    row: str
+    params: int
+    macs: int
+    paper_params_m: float
+    paper_gmacs: float
+
+
+def complexity_rows(table: int | None = None, repeats: bool = False) -> list[ComplexityRow]:
+    """Ours and the paper's, for the rows of one table or of all.
+
+    repeats: also the five rows that print an earlier one's cost again (46 rows in all, without them 41).
+    Raises UserError for a table without complexity figures.
+    """
+    printed = [row for row in paper_rows() if row.gmacs is not None]
+    tables = sorted({row.table for row in printed})
+    if table is not None and table not in tables:
+        raise UserError(f"--table: found {table}, expected a table with complexity figures: {tables}")
+    return [
+        _row(row)
+        for row in printed
+        if table in (None, row.table) and (repeats or (row.table, row.name) not in REPEATED)
+    ]
+
+
+def _row(row: PaperRow) -> ComplexityRow:
+    assert row.gmacs is not None
+    assert row.params_m is not None
+    shapes = DINO if row.detector == "DINO" else H_DETR
+    params, macs = complexity(row.config, shapes, BOXES[row.detector])
+    return ComplexityRow(row.table, row.name, params, macs, row.params_m, row.gmacs)
+
+
+@cache
+def complexity(
+    config: MaskNetworkConfig, shapes: DetectorShapes, boxes: int, image: tuple[int, int] = IMAGE
+) -> tuple[int, int]:
+    """Parameters of a mask network and multiply-accumulates of its forward pass for one image (height, width)."""
+    with torch.device("meta"):
+        network = MaskNetwork(config, shapes).eval()
+        detections = _detections(shapes, boxes, image)
+    # These are read, not only counted, so they are real.
+    pixel_mask = torch.ones(1, *image, dtype=torch.bool)
+    image_index, query_index = torch.zeros(boxes, dtype=torch.long), torch.arange(boxes)
+    macs = count_macs(lambda: network(detections, pixel_mask, image_index, query_index))
+    return sum(parameter.numel() for parameter in network.parameters()), macs
+
+
+def count_macs(run: Callable[[], Any]) -> int:
+    """Multiply-accumulates of all that `run` calls, by the rules at the top of this file."""
+    aten = torch.ops.aten
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten.native_layer_norm: _per_element(PER_NORMED),
+            aten.native_group_norm: _per_element(PER_NORMED),
+            aten.upsample_bilinear2d: _per_element(PER_RESIZED),
+            torch.ops.torchvision.roi_align: _per_element(PER_ALIGNED),
+        },
+    )
+    with torch.no_grad(), _ShapeOfSamples(), counter:
+        run()
+    return counter.get_total_flops() // 2  # it counts a multiply-accumulate as two
+
+
+class _ShapeOfSamples(TorchDispatchMode):
+    """`grid_sample` on the meta device in one step: torch's own hundred take longer than all the rest."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.grid_sampler_2d.default and args[0].is_meta:
+            maps, grid = args[:2]
+            return maps.new_empty(*maps.shape[:2], *grid.shape[1:3])
+        return func(*args, **(kwargs or {}))
+
+
+def _per_element(macs: int) -> Callable[..., int]:
+    """A formula for the counter: so many multiply-accumulates an element of the (first) output."""
+
+    def formula(*_shapes: Any, out_shape: Any, **_options: Any) -> int:
+        shape = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]
+        return 2 * macs * shape.numel()
+
+    return formula
+
+
+def _detections(shapes: DetectorShapes, boxes: int, image: tuple[int, int]) -> Detections:
+    height, width = image
+
+    def level(channels: int, stride: int) -> torch.Tensor:
+        return torch.empty(1, channels, -(-height // stride), -(-width // stride))
+
+    return Detections(
+        queries=torch.empty(1, boxes, shapes.query_width),
+        logits=torch.empty(1, boxes, shapes.num_classes),
+        boxes=torch.empty(1, boxes, 4),
+        features=[level(width, stride) for width, stride in zip(shapes.feature_widths, shapes.strides, strict=True)],
+        stem=None if shapes.stem_width is None else level(shapes.stem_width, 4),
+    )
+
+
+def as_json(rows: Sequence[ComplexityRow]) -> list[dict[str, Any]]:
+    """For `json.dump`: table, row, params, macs, paper_params_m, paper_gmacs."""
+    return [asdict(row) for row in rows]
+
+
+def format_table(rows: Sequence[ComplexityRow]) -> str:
+    """Ours beside the paper's, in millions and billions, as text to print."""
+    lines = [f"{'table':>5}  {'row':<20}{'params M':>9}{'paper':>7}{'MACs G':>10}{'paper':>9}{'difference':>12}"]
+    lines += [
+        f"{row.table:>5}  {row.row:<20}{row.params / 1e6:>9.2f}{row.paper_params_m:>7.2f}"
+        f"{row.macs / 1e9:>10.2f}{row.paper_gmacs:>9.2f}{row.macs / 1e9 / row.paper_gmacs - 1:>12.2%}"
+        for row in rows
+    ]
+    lines.append(f"One image of {IMAGE[0]} × {IMAGE[1]}, 100 boxes; Table 16: 300 boxes.")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Deformable attention against a literal loop, and its gradients."""
+
+import math
+
+import pytest
+import torch
+
+from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention
+
+SHAPES = [(5, 7), (3, 4), (2, 2)]
+
+
+def read_bilinear(cells: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """(h, w, D) cells whose centres lie at (i + 0.5): the value at x, y in cells; zero outside."""
+    h, w, _ = cells.shape
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    value = torch.zeros_like(cells[0, 0])
+    for i in (top, top + 1):
+        for j in (left, left + 1):
+            if 0 <= i < h and 0 <= j < w:
+                value += (1 - abs(y - 0.5 - i)) * (1 - abs(x - 0.5 - j)) * cells[i, j]
+    return value
+
+
+def literal(value, shapes, locations, weights):
+    B, _, H, D = value.shape
+    N, L, P = locations.shape[1], locations.shape[3], locations.shape[4]
+    output = torch.zeros(B, N, H * D, dtype=value.dtype)
+    starts = [0]
+    for h, w in shapes:
+        starts.append(starts[-1] + h * w)
+    for b in range(B):
+        for n in range(N):
+            for head in range(H):
+                for level in range(L):
+                    h, w = shapes[level]
+                    cells = value[b, starts[level] : starts[level + 1], head].view(h, w, D)
+                    for p in range(P):
+                        x, y = locations[b, n, head, level, p].tolist()
+                        part = weights[b, n, head, level, p] * read_bilinear(cells, x * w, y * h)
+                        output[b, n, head * D : (head + 1) * D] += part
+    return output
+
+
+def draw(shapes, B=2, N=3, H=2, D=3, P=4):
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(h * w for h, w in shapes)
+    value = torch.randn(B, tokens, H, D, generator=generator, dtype=torch.float64)
+    # a good part of the points lies beyond the maps
+    locations = 1.6 * torch.rand(B, N, H, len(shapes), P, 2, generator=generator, dtype=torch.float64) - 0.3
+    weights = torch.randn(B, N, H, len(shapes), P, generator=generator, dtype=torch.float64)
+    return value, locations, weights
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1], [(1, 1)], [(1, 6), (4, 1)]])
+def test_equals_the_literal_loop(shapes):
+    value, locations, weights = draw(shapes)
+    expected = literal(value, shapes, locations, weights)
+    assert torch.allclose(deformable_attention(value, shapes, locations, weights), expected, atol=1e-12)
+
+
+def test_reads_a_cell_at_its_centre_and_zero_beyond_the_map():
+    value = torch.arange(6, dtype=torch.float64).add(1).view(1, 6, 1, 1)  # a 2 × 3 map
+    places = cell_centres(2, 3).double() / torch.tensor([3.0, 2.0], dtype=torch.float64)
+    outside = torch.tensor([[0.5, -0.25], [1 + 1 / 6, 0.25], [0, 0.25]], dtype=torch.float64)
+    places = torch.cat([places, outside]).view(1, 9, 1, 1, 1, 2)
+    read = deformable_attention(value, [(2, 3)], places, torch.ones(1, 9, 1, 1, 1, dtype=torch.float64))
+    # half a cell beyond the border nothing is left; on the border, half of the first cell
+    assert read.flatten().tolist() == pytest.approx([1, 2, 3, 4, 5, 6, 0, 0, 0.5], abs=1e-9)
+
+
+def test_gradients():
+    value, locations, weights = draw([(3, 4), (2, 2)], B=1, N=2, H=2, D=2, P=2)
+    inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    assert torch.autograd.gradcheck(
+        lambda value, locations, weights: deformable_attention(value, [(3, 4), (2, 2)], locations, weights), inputs
+    )
+
+
+@pytest.mark.parametrize(("B", "N"), [(0, 3), (2, 0)])
+def test_nothing_to_attend(B, N):
+    value, locations, weights = draw(SHAPES, B=B, N=N)
+    assert deformable_attention(value, SHAPES, locations, weights).shape == (B, N, 6)
+
+
+def test_centres_run_row_by_row():
+    assert cell_centres(2, 3).tolist() == [[0.5, 0.5], [1.5, 0.5], [2.5, 0.5], [0.5, 1.5], [1.5, 1.5], [2.5, 1.5]]
