@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
@@ -23,23 +23,32 @@ class Train:
     network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     resume: bool = False  # go on where a killed run stopped
+    overwrite: bool = False  # give up the run that the folder holds
     encoder_layer: int = 4  # the encoder layer whose maps are used, where the detector has several (Table 15)
 
     def run(self) -> None:
+        from accelerate.utils import set_seed
+
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.data.splits import find_splits
         from mask_frozen_detr.detectors import load_detector
         from mask_frozen_detr.model import MaskFrozenDetr
+        from mask_frozen_detr.run_folder import check_start
         from mask_frozen_detr.training import train
 
+        check_start(self.output, self.resume, self.overwrite)
         train_data = load_split(self.data, "train")
-        val_data = load_split(self.data, "val") if "val" in find_splits(self.data) else None
+        splits = find_splits(self.data) if self.data.is_dir() else {}
+        val_data = load_split(self.data, "val") if "val" in splits else None
         detector = load_detector(self.detector, encoder_layer=self.encoder_layer)
+        set_seed(self.training.seed)  # the weights to start from, too, are the same at a --resume before any checkpoint
         model = MaskFrozenDetr.build(detector, self.network)
         print(f"train: {train_data.summary()}", file=sys.stderr)
         if val_data is not None:
             print(f"val: {val_data.summary()}", file=sys.stderr)
-        evaluation = train(model, train_data, val_data, self.output, self.training, self.resume)
+        evaluation = train(
+            model, train_data, val_data, self.output, self.training, self.resume, overwrite=self.overwrite
+        )
         if evaluation is not None:
             print(evaluation.table())
         print(f"The mask network lies in {self.output}")
@@ -64,11 +73,18 @@ class Evaluate:
     results_file: Path | None = None  # write a COCO results file here, for the test server
     device: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_at_least(1, batch=self.batch, max_detections=self.max_detections)
+        _check_at_least(0, workers=self.workers, score_threshold=self.score_threshold)
+
     def run(self) -> None:
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.evaluation import evaluate, write_evaluation
         from mask_frozen_detr.progress import Progress
 
+        for file in (self.json, self.results_file):
+            if file is not None:
+                _check_place(file)
         data = load_split(self.data, self.split)
         model = _load(self.model, self.detector, self.device, self.roi_align, self.stem)
         bar = Progress("evaluating", len(data.images))
@@ -104,6 +120,10 @@ class Predict:
     probability_maps: bool = False  # write the pictures of the paper's Figures 4 and 8 as well
     overlays: bool = True
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, max_detections=self.max_detections)
+        _check_at_least(0, score_threshold=self.score_threshold)
 
     def run(self) -> None:
         from mask_frozen_detr.prediction import predict_files
@@ -156,20 +176,42 @@ def _load(name: str, detector: str | None, device: str | None, roi_align: bool =
     import torch
 
     from mask_frozen_detr.detectors import load_detector
-    from mask_frozen_detr.model import MaskFrozenDetr, is_run
+    from mask_frozen_detr.model import MaskFrozenDetr, find_run
 
-    if is_run(name) or not _is_detector(name):
+    if find_run(name) is not None:
         model = MaskFrozenDetr.from_pretrained(name, detector)
     else:
-        model = MaskFrozenDetr.training_free(load_detector(name), roi_align, stem)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        try:
+            frozen = load_detector(name)
+        except UserError as error:
+            raise UserError(f"{error}; it is no run folder of `mask-frozen-detr train` either") from error
+        model = MaskFrozenDetr.training_free(frozen, roi_align, stem)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device: found {device!r}, which cannot be used here: {reason}") from error
 
 
-def _is_detector(name: str) -> bool:
-    """A hub id may be either; what is on disk tells by itself."""
-    from mask_frozen_detr.detectors.load import looks_like_detector
+def _check_at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"{name}: found {value}, expected at least {least}")
 
-    return looks_like_detector(name)
+
+def _check_place(path: Path) -> None:
+    """Raises UserError where `path` cannot be written: before the work, not after it."""
+    import tempfile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected the name of a file to write")
 
 
 COMMANDS = (
@@ -181,15 +223,28 @@ COMMANDS = (
 )
 
 
+@dataclass
+class Command:
+    """What to do."""
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[COMMANDS]]  # type: ignore[valid-type]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after printing what the user can mend."""
-    from mask_frozen_detr.allocator import keep_freed_memory
-
-    keep_freed_memory()
     try:
-        tyro.cli(COMMANDS, prog="mask-frozen-detr", args=arguments, description=__doc__).run()
+        command = tyro.cli(Command, prog="mask-frozen-detr", args=arguments, description=__doc__).command
+    except SystemExit as stop:  # after --help, or what cannot be parsed
+        return int(stop.code or 0)
+    try:
+        command.run()
     except UserError as error:
         print(f"mask-frozen-detr: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the disk is full, or this is not permitted
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"mask-frozen-detr: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mask-frozen-detr: interrupted", file=sys.stderr)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from hotcoco import COCO, COCOeval
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask_frozen_detr.data.classes import ClassMap, map_classes
+from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
@@ -29,6 +28,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_json_atomic
 from mask_frozen_detr.inference import segment
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network import MaskNetwork
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -114,7 +114,7 @@ def evaluate(
     score_threshold: float = 0.0,
     results_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    network: torch.nn.Module | None = None,
+    network: MaskNetwork | None = None,
 ) -> Evaluation:
     """Run `model` over `data` and score boxes and masks.
 
@@ -123,29 +123,28 @@ def evaluate(
     server takes it. progress: called with (images done, images in all). network: other weights in the mask network's
     place, such as their running mean.
 
-    Under `accelerate launch` every process takes its share of the images; all get the result.
+    Images that cannot be read are named in the result and left out of it. Under `accelerate launch` every process
+    takes its share of the images; all get the result.
     Raises UserError where no class fits or no image can be read.
     """
     start = time.perf_counter()
     state = PartialState()
-    try:
-        classes = map_classes(model.detector.info.class_names, data.categories)
-    except ValueError as error:
-        raise UserError(f"{data.annotation_file}: {error}") from error
+    classes = classes_of(data, model.detector.info.class_names)
     share = data.images[state.process_index :: state.num_processes]
-    results, problems = _predict_all(
+    results, unread = _predict_all(
         model, network or model.network, share, classes, batch, workers, max_detections, score_threshold, progress
     )
     if state.num_processes > 1:
-        results, problems = gather_object(results), gather_object(problems)
+        results, unread = gather_object(results), gather_object(unread)
+    problems = [problem for _, problem in unread]
     if len(problems) == len(data.images):
         raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
     if results_file is not None and state.is_main_process:
         server = [{key: value for key, value in r.items() if key != "class_score"} for r in results]
-        write_json_atomic(results_file, server)
-    truth = _truth(data)
-    box, box_by_class = _score(truth, _as_boxes(results), "bbox", data.categories)
-    mask, mask_by_class = _score(truth, results, "segm", data.categories)
+        write_json_atomic(results_file, server, indent=None)
+    truth = _truth(data, classes, {image_id for image_id, _ in unread})
+    box, box_by_class = _score(truth, _as_boxes(results), "bbox")
+    mask, mask_by_class = _score(truth, results, "segm")
     return Evaluation(
         box,
         mask,
@@ -160,7 +159,7 @@ def evaluate(
 
 def _predict_all(
     model: MaskFrozenDetr,
-    network: torch.nn.Module,
+    network: MaskNetwork,
     images: list[ImageRecord],
     classes: ClassMap,
     batch: int,
@@ -168,7 +167,8 @@ def _predict_all(
     max_detections: int,
     score_threshold: float,
     progress: Callable[[int, int], None] | None,
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """COCO results, and image id and reason for each image that cannot be read."""
     loader = DataLoader(
         EvaluationImages(images, model.detector.info.preprocessing),
         batch_size=batch,
@@ -176,12 +176,12 @@ def _predict_all(
         collate_fn=list,
     )
     results: list[dict[str, Any]] = []
-    problems: list[str] = []
+    unread: list[tuple[int, str]] = []
     was_training = network.training
     network.eval()
     done = 0
     for items in loader:
-        problems += [problem for _, image, problem in items if image is None]
+        unread += [(record.id, problem) for record, image, problem in items if image is None]
         usable = [(record, image) for record, image, _ in items if image is not None]
         if usable:
             pixel_values, pixel_mask = collate_images([image for _, image in usable])
@@ -204,7 +204,7 @@ def _predict_all(
         if progress is not None:
             progress(done, len(images))
     network.train(was_training)
-    return results, problems
+    return results, unread
 
 
 def _as_boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -220,14 +220,17 @@ def _as_boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _truth(data: CocoData) -> dict[str, Any]:
+def _truth(data: CocoData, classes: ClassMap, unread: set[int]) -> dict[str, Any]:
+    """COCO's ground truth, without the categories that the detector lacks and the images that could not be read."""
+    images = [record for record in data.images if record.id not in unread]
+
     def plain(segmentation):
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
             return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
         return segmentation
 
     return {
-        "images": [{"id": r.id, "width": r.width, "height": r.height, "file_name": r.path.name} for r in data.images],
+        "images": [{"id": r.id, "width": r.width, "height": r.height, "file_name": r.path.name} for r in images],
         "annotations": [
             {
                 "id": a.id,
@@ -238,20 +241,19 @@ def _truth(data: CocoData) -> dict[str, Any]:
                 "iscrowd": int(a.iscrowd),
                 "segmentation": plain(a.segmentation),
             }
-            for record in data.images
+            for record in images
             for a in record.annotations
+            if a.category_id in classes.index_of
         ],
-        "categories": [{"id": key, "name": name} for key, name in data.categories.items()],
+        "categories": [{"id": key, "name": name} for key, name in data.categories.items() if key in classes.index_of],
     }
 
 
 def _score(
-    truth: dict[str, Any], results: list[dict[str, Any]], kind: str, categories: dict[int, str]
+    truth: dict[str, Any], results: list[dict[str, Any]], kind: str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """12 figures in percent, and AP by class name."""
-    if not results:
-        nothing = dict.fromkeys(METRICS, 0.0)
-        return nothing, dict.fromkeys(categories.values(), 0.0)
+    names = {category["id"]: category["name"] for category in truth["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):
         ground = COCO(truth)
         scorer = COCOeval(ground, ground.loadRes(results), kind)
@@ -259,12 +261,13 @@ def _score(
         scorer.accumulate()
         scorer.summarize()
     stats = [float("nan") if value < 0 else 100 * value for value in scorer.stats]
+    assert scorer.eval is not None
     precision = np.asarray(scorer.eval["precision"])[:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 detections
     by_class = {}
     for k, category in enumerate(scorer.params.catIds):
         values = precision[:, :, k]
         values = values[values > -1]
-        by_class[categories[category]] = 100 * float(values.mean()) if len(values) else float("nan")
+        by_class[names[category]] = 100 * float(values.mean()) if len(values) else float("nan")
     return dict(zip(METRICS, stats, strict=True)), by_class
 
 
@@ -273,5 +276,23 @@ def write_evaluation(path: Path, evaluation: Evaluation, **extra: Any) -> None:
     write_json_atomic(path, {**extra, **evaluation.as_dict()})
 
 
-def read_evaluation(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def read_evaluation(path: Path) -> Evaluation:
+    """What `write_evaluation` wrote. Raises UserError where the file is damaged."""
+
+    def figures(values: dict[str, float | None]) -> dict[str, float]:
+        return {key: float("nan") if value is None else value for key, value in values.items()}
+
+    try:
+        saved = json.loads(path.read_text())
+        return Evaluation(
+            figures(saved["box"]),
+            figures(saved["mask"]),
+            figures({name: pair["box"] for name, pair in saved["by_class"].items()}),
+            figures({name: pair["mask"] for name, pair in saved["by_class"].items()}),
+            saved["images"],
+            saved["seconds"],
+            saved["classes"],
+            saved["problems"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is no evaluation: {error}") from error

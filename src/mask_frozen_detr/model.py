@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.images import read_image, to_rgb
 from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
@@ -63,12 +63,18 @@ class MaskFrozenDetr(nn.Module):
         detector: where that detector lies now, if it has moved; its weights must be the same.
         Raises UserError for a folder that is no run, a detector that is gone or another one, damaged weights.
         """
-        folder = _run_folder(run, revision)
+        folder = find_run(run, revision)
+        if folder is None:
+            raise UserError(
+                f"{run}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote, or a hub "
+                "repository of one that can be reached"
+            )
         saved = read_run_config(folder)
-        identity = Identity(**saved["detector"])
+        identity = saved.detector
         if not isinstance(detector, FrozenDetector):
+            revision = identity.revision if detector is None else None
             try:
-                detector = load_detector(str(detector or identity.name), revision=identity.revision)
+                detector = load_detector(str(detector or identity.name), revision=revision)
             except UserError as error:
                 raise UserError(
                     f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
@@ -79,17 +85,14 @@ class MaskFrozenDetr(nn.Module):
                 f"{run}: the mask network belongs to detector {identity.name!r} (weights {identity.weights[:12]}…), "
                 f"but {found.name!r} has other weights ({found.weights[:12]}…); masks would be wrong"
             )
-        shapes = {key: tuple(value) if isinstance(value, list) else value for key, value in saved["shapes"].items()}
-        network = MaskNetwork(MaskNetworkConfig(**saved["network"]), DetectorShapes(**shapes))
+        network = MaskNetwork(saved.network, saved.shapes)
         load_network_weights(network, folder / WEIGHTS_FILE)
         return cls(detector, network.eval())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the mask network and the detector's identity; the frozen weights stay where they are."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_network_weights(self.network, folder / WEIGHTS_FILE)
-        write_json_atomic(folder / CONFIG_FILE, self.describe())
+        save_network_weights(self.network, Path(folder) / WEIGHTS_FILE)
+        write_json_atomic(Path(folder) / CONFIG_FILE, self.describe())
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the mask network as a hub repository; returns its address."""
@@ -126,8 +129,9 @@ class MaskFrozenDetr(nn.Module):
     ) -> Any:
         """Instances of one image, or a list of them for a list of images.
 
-        images: paths, PIL images, or (H, W, 3) uint8 RGB arrays. score_threshold: on the final score (equation 13,
-        or 2). probabilities: keep the probability maps too. Raises UserError for an image that cannot be read.
+        images: paths (turned as their EXIF data says), PIL images (as they lie), or (H, W, 3) uint8 RGB arrays.
+        score_threshold: on the final score (equation 13, or 2). probabilities: keep the probability maps too.
+        Raises UserError for an image that cannot be read.
         """
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             return self._predict_one(images, score_threshold, max_detections, probabilities)
@@ -137,10 +141,11 @@ class MaskFrozenDetr(nn.Module):
         if isinstance(image, str | Path):
             image = read_image(Path(image))
         elif isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
                 raise UserError(f"image array: found {image.shape} {image.dtype}, expected (H, W, 3) uint8 RGB")
             image = Image.fromarray(image)
-        image = image.convert("RGB")
+        else:
+            image = to_rgb(image, "image")
         pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
         self.network.eval()
         instances = segment(
@@ -177,32 +182,45 @@ def load_network_weights(network: nn.Module, path: Path) -> None:
         ) from error
 
 
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """The description of a run folder. Raises UserError where it is none."""
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run folder says about its model."""
+
+    detector: Identity
+    shapes: DetectorShapes
+    network: MaskNetworkConfig
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """Raises UserError where the description of a run folder is missing or damaged."""
     path = folder / CONFIG_FILE
     try:
         saved = json.loads(path.read_text())
         if saved["format"] > FORMAT:
             raise UserError(f"{path}: written by a newer version (format {saved['format']}, expected up to {FORMAT})")
-        for key in ("detector", "shapes", "network"):
-            saved[key]
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote"
-        ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged: {error}") from error
-    return saved
+        shapes: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in saved["shapes"].items()
+        }
+        return RunConfig(
+            Identity(**saved["detector"]),
+            DetectorShapes(**shapes),
+            MaskNetworkConfig(**saved["network"]),
+        )
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); train the run anew") from error
 
 
-def is_run(path: str | Path) -> bool:
-    return (Path(path) / CONFIG_FILE).is_file()
-
-
-def _run_folder(run: str | Path, revision: str | None) -> Path:
+def find_run(run: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of a run: local, or fetched from the hub; None where `run` is something else or not there."""
     if Path(run).exists():
-        return Path(run)
-    try:
-        return Path(snapshot_download(str(run), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (RepositoryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{run}: no such folder, and no hub repository of that name that can be reached") from error
+        folder = Path(run)
+    else:
+        try:
+            folder = Path(snapshot_download(str(run), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        except (HfHubHTTPError, HFValidationError, OSError):
+            return None
+    return folder if (folder / CONFIG_FILE).is_file() else None

@@ -11,6 +11,7 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.progress import Progress
 
 PREDICTIONS_FILE = "predictions.json"
+OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"
 
 
 def predict_files(
@@ -29,11 +30,19 @@ def predict_files(
     named and skipped. Raises UserError where none can.
     """
     paths = find_images(inputs)
+    names = _output_names(paths)
+    inputs_at = {path.resolve() for path in paths}
+    for name in names:
+        for suffix in (OVERLAY_SUFFIX, MAPS_SUFFIX):
+            if (output / f"{name}{suffix}").resolve() in inputs_at:
+                raise UserError(
+                    f"{output / name}{suffix}: is one of the pictures to predict and would be overwritten; "
+                    "name another --output"
+                )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot make the output folder: {error.strerror}") from error
-    names = _output_names(paths)
     bar = Progress("predicting", len(paths))
     images, annotations, problems, empty = [], [], [], []
     for number, path in enumerate(paths):
@@ -49,10 +58,10 @@ def predict_files(
         if not len(instances):
             empty.append(path)
         if overlays:
-            save_image_atomic(draw_instances(image, instances), output / f"{names[number]}.png")
+            save_image_atomic(draw_instances(image, instances), output / f"{names[number]}{OVERLAY_SUFFIX}")
         if probability_maps and len(instances):
             picture = draw_probability_maps(image, instances)
-            save_image_atomic(picture, output / f"{names[number]}.probabilities.png")
+            save_image_atomic(picture, output / f"{names[number]}{MAPS_SUFFIX}")
         bar.update(number + 1)
     bar.close()
     if not images:
@@ -69,11 +78,14 @@ def predict_files(
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Stems, made unique where two folders hold pictures of one name."""
-    taken: dict[str, int] = {}
+    """Stems, made unique where two folders hold pictures of one name: neither overlays nor maps may meet."""
+    taken: set[str] = set()
     names = []
     for path in paths:
-        count = taken.get(path.stem, 0)
-        taken[path.stem] = count + 1
-        names.append(path.stem if count == 0 else f"{path.stem}-{count + 1}")
+        name, count = path.stem, 1
+        while taken & {name + OVERLAY_SUFFIX, name + MAPS_SUFFIX}:
+            count += 1
+            name = f"{path.stem}-{count}"
+        taken |= {name + OVERLAY_SUFFIX, name + MAPS_SUFFIX}
+        names.append(name)
     return names

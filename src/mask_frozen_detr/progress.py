@@ -1,5 +1,6 @@
 """A progress bar with loss, images a second and time left (rich), or plain lines where there is no terminal."""
 
+import atexit
 import contextlib
 import sys
 import time
@@ -15,9 +16,9 @@ PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 class Progress:
     """Shows `done` of `total`; `fields` of `update` stand behind the bar."""
 
-    def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False, batch: int = 0):
-        self.title, self.total, self.done, self.quiet = title, total, done, quiet
-        self.first, self.started = done, time.perf_counter()
+    def __init__(self, title: str, total: int, quiet: bool = False):
+        self.title, self.total, self.quiet = title, total, quiet
+        self.first, self.started = 0, time.perf_counter()
         self.last_line = self.started
         self.console = Console(file=sys.stderr)
         self.live = not quiet and self.console.is_terminal
@@ -30,14 +31,21 @@ class Progress:
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.task = self.bar.add_task(title, total=total, completed=done, info="")
+        self.task = self.bar.add_task(title, total=total, info="")
+
+    def start(self, done: int = 0) -> None:
+        """Show the bar, `done` of it being done already. The first `update` does so too."""
+        self.first, self.started = done, time.perf_counter()
         if self.live:
+            self.bar.update(self.task, completed=done)
             self.bar.start()
+            atexit.register(self.bar.stop)  # whatever happens, the terminal gets its cursor back
 
     def update(self, done: int, **fields: str) -> None:
-        self.done = done
         info = "  ".join(f"{key} {value}" for key, value in fields.items())
         if self.live:
+            if not self.bar.live.is_started:
+                self.start()
             self.bar.update(self.task, completed=done, info=info)
             return
         now = time.perf_counter()
@@ -53,7 +61,7 @@ class Progress:
 
     def print(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, highlight=False)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

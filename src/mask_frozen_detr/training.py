@@ -5,38 +5,47 @@ points → AdamW. A step depends on (weights, optimiser state, seed, step number
 resumes to the very weights it would have had.
 """
 
-import json
 import math
-import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from mask_frozen_detr.data.augment import AugmentConfig
-from mask_frozen_detr.data.classes import map_classes
+from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.dataset import Batch, SampleOrder, TrainingData, collate
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.evaluation import Evaluation, evaluate, write_evaluation
-from mask_frozen_detr.files import save_torch_atomic, write_json_atomic, write_text_atomic
+from mask_frozen_detr.evaluation import Evaluation, evaluate, read_evaluation, write_evaluation
+from mask_frozen_detr.files import save_torch_atomic
 from mask_frozen_detr.losses import LossConfig, mask_losses
 from mask_frozen_detr.matching import Matcher
-from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE, MaskFrozenDetr, save_network_weights
-from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.model import WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, save_network_weights
+from mask_frozen_detr.network.mask_network import MaskNetwork, pixel_boxes
 from mask_frozen_detr.progress import Progress
+from mask_frozen_detr.run_folder import (
+    CHECKPOINT_FILE,
+    append_metrics,
+    check_finished_run,
+    check_same_run,
+    check_start,
+    describe_run,
+    is_finished,
+    load_checkpoint,
+    open_run,
+)
 
-TRAINING_FILE = "training.json"
-CHECKPOINT_FILE = "checkpoint.pt"
-METRICS_FILE = "metrics.jsonl"
+SHOWN_PROBLEMS = 20  # of unusable images, at the end
+REMEDY = "start another with a lower --lr, with --warmup, or with --precision fp32"
 LOSS_KEYS = ("bce", "dice", "iou")
 
 
@@ -79,10 +88,13 @@ class TrainConfig:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
         if self.iterations is not None and self.iterations < 1:
             raise ValueError(f"iterations: found {self.iterations}, expected at least 1")
-        if self.epochs <= 0 or self.lr <= 0:
+        if not (self.epochs > 0 and self.lr > 0):
             raise ValueError(f"epochs and lr: found {self.epochs} and {self.lr}, expected positive numbers")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: found {self.ema}, expected a number in [0, 1)")
+        for name in ("ema", "min_box_iou"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected a number in [0, 1)")
+        if not 0 <= self.seed < 1 << 23:  # seed, step and process share the 64 bits of a generator's seed
+            raise ValueError(f"seed: found {self.seed}, expected 0 to {(1 << 23) - 1}")
 
     def steps(self, images: int) -> int:
         """Optimiser steps of the whole run on so many training images."""
@@ -102,12 +114,15 @@ def train(
     config: TrainConfig,
     resume: bool = False,
     quiet: bool = False,
+    overwrite: bool = False,
 ) -> Evaluation | None:
     """Train `model.network` on a frozen detector; the run folder `output` ends up with all there is to keep.
 
-    Returns the last evaluation, if there is a val split. Raises UserError for bad input, before anything is written,
-    and RuntimeError on a loss that is not finite.
+    resume: go on where a killed run stopped; a finished one is only loaded. overwrite: give up the run that
+    `output` holds. Returns the last evaluation, if there is a val split. Raises UserError for bad input, before
+    anything is written, and on a loss that is not finite.
     """
+    check_start(output, resume, overwrite)
     accelerator = _accelerator(config)
     world, rank = accelerator.num_processes, accelerator.process_index
     if config.batch % (world * config.accumulate):
@@ -116,12 +131,18 @@ def train(
             f"{world} × {config.accumulate}"
         )
     detector, info, device = model.detector, model.detector.info, accelerator.device
-    try:
-        classes = map_classes(info.class_names, train_data.categories)
-    except ValueError as error:
-        raise UserError(f"{train_data.annotation_file}: {error}") from error
+    classes = classes_of(train_data, info.class_names)
+    if val_data is not None:
+        classes_of(val_data, info.class_names)
+    if not any(parameter.requires_grad for parameter in model.network.parameters()):
+        raise UserError("the mask network has no part that could learn: the training-free baseline needs no training")
     dataset = TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
     steps = config.steps(len(dataset))
+    resolved = describe_run(model, config, steps, dataset)
+    progress = Progress("training", steps, quiet=quiet or not accelerator.is_main_process)
+    progress.print(classes.summary())
+    if resume and is_finished(output):
+        return _finished_run(output, model, resolved, progress)
     set_seed(config.seed)
     detector.to(device)
     network = accelerator.prepare_model(model.network)
@@ -147,7 +168,7 @@ def train(
     checkpoint_path = output / CHECKPOINT_FILE
     if resume and checkpoint_path.exists():
         state = load_checkpoint(checkpoint_path)
-        _same_run(state["config"], _resolved(model, config, steps), checkpoint_path)
+        check_same_run(state["config"], resolved, checkpoint_path)
         model.network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if averaged is not None:
@@ -157,7 +178,7 @@ def train(
         step, seconds, problems = state["step"], state["seconds"], set(state["problems"])
         totals = state["totals"]
     if accelerator.is_main_process:
-        _open_run(output, model, _resolved(model, config, steps), step)
+        open_run(output, resolved, step)
     accelerator.wait_for_everyone()
 
     workers = config.workers if config.workers >= 0 else _workers(accelerator.device)
@@ -171,7 +192,7 @@ def train(
         prefetch_factor=4 if workers else None,
     )
     writer = SummaryWriter(str(output / "tensorboard"), purge_step=step) if accelerator.is_main_process else None
-    progress = Progress("training", steps, step, quiet or not accelerator.is_main_process)
+    progress.start(step)
     evaluation: Evaluation | None = None
     generator = torch.Generator()
     began, started_step = time.perf_counter(), step  # of this process; a resumed run adds what came before
@@ -211,9 +232,10 @@ def train(
             totals = {}
             loss_value = sum(values[key] for key in LOSS_KEYS if key in values)
             if not math.isfinite(loss_value):
-                raise RuntimeError(
-                    f"the loss is {loss_value} at iteration {step}; the last checkpoint is kept. Lower the "
-                    "learning rate, or train in fp32, and go on with --resume"
+                raise UserError(f"the loss is {loss_value} at iteration {step}: the run has failed; {REMEDY}")
+            if len(problems) >= min(len(dataset), step * config.batch // world):
+                raise UserError(
+                    f"{train_data.annotation_file}: not one training image can be read, the first: {min(problems)}"
                 )
             seconds = spent + time.perf_counter() - began
             speed = (step - started_step) * config.batch / (time.perf_counter() - began)
@@ -245,7 +267,8 @@ def train(
             began += time.perf_counter() - paused  # the clock is the training's
 
         # ---- save
-        if step % config.checkpoint_every == 0 and step < steps:
+        if step % config.checkpoint_every == 0 or step == steps:
+            _check_weights(model.network, step)
             seconds = spent + time.perf_counter() - began
             if accelerator.is_main_process:
                 save_torch_atomic(
@@ -259,7 +282,7 @@ def train(
                         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
                         "problems": sorted(problems),
                         "totals": {key: torch.as_tensor(value).cpu() for key, value in totals.items()},
-                        "config": _resolved(model, config, steps),
+                        "config": resolved,
                     },
                 )
 
@@ -271,10 +294,12 @@ def train(
         save_network_weights(model.network, output / WEIGHTS_FILE)
     if val_data is not None:
         evaluation = _evaluate(model, None, val_data, step, output, writer, accelerator, progress)
+    if world > 1:
+        problems = set(gather_object(sorted(problems)))
+    for text in _skipped(problems, len(dataset), train_data):
+        progress.print(text)
     if accelerator.is_main_process:
-        for problem in sorted(problems):
-            accelerator.print(f"skipped: {problem}")
-        checkpoint_path.unlink(missing_ok=True)
+        checkpoint_path.unlink(missing_ok=True)  # only now the run is finished
     if writer is not None:
         writer.close()
     accelerator.wait_for_everyone()
@@ -334,7 +359,7 @@ def _evaluate(
     accelerator: Accelerator,
     progress: Progress,
 ) -> Evaluation:
-    network = averaged.module if averaged is not None else model.network
+    network: MaskNetwork = averaged.module if averaged is not None else model.network  # type: ignore[assignment]
     with accelerator.autocast(), progress.paused():
         evaluation = evaluate(model, data, network=network)
     if writer is not None:
@@ -351,7 +376,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
+    try:
+        return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    except ValueError as error:
+        raise UserError(f"precision: found {precision!r}, which does not work here: {error}") from error
 
 
 def _workers(device: torch.device) -> int:
@@ -361,63 +390,38 @@ def _workers(device: torch.device) -> int:
     return min(8, cores - 1) if device.type == "cuda" else 1
 
 
-def _resolved(model: MaskFrozenDetr, config: TrainConfig, steps: int) -> dict[str, Any]:
-    # Through JSON, so that what is compared at --resume is what was written.
-    return json.loads(json.dumps({**model.describe(), "training": asdict(config), "steps": steps}))
+def _finished_run(
+    output: Path, model: MaskFrozenDetr, resolved: dict[str, Any], progress: Progress
+) -> Evaluation | None:
+    """Nothing is left to do: load the weights, give the figures of its last evaluation."""
+    check_finished_run(output, resolved)
+    load_network_weights(model.network, output / WEIGHTS_FILE)
+    progress.print(f"{output}: this run is finished, all of its {resolved['steps']} iterations are done")
+    path = output / f"evaluation-{resolved['steps']}.json"
+    return read_evaluation(path) if path.exists() else None
 
 
-def _same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    for part in ("network", "training"):
-        for key, value in now[part].items():
-            if saved[part].get(key) != value and key not in ("workers", "evaluate_every", "log_every"):
-                raise UserError(
-                    f"{path}: this run was started with {key} {saved[part].get(key)!r}, found {value!r}; "
-                    "--resume goes on with the same options, another --output starts anew"
-                )
-    if saved["detector"]["weights"] != now["detector"]["weights"]:
-        raise UserError(f"{path}: this run was started on a detector with other weights")
+def _check_weights(network: nn.Module, step: int) -> None:
+    """Raises UserError rather than that a checkpoint is overwritten with weights that are lost."""
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise UserError(f"the weights are not finite any more at iteration {step}: the run has failed; {REMEDY}")
 
 
-def _open_run(output: Path, model: MaskFrozenDetr, resolved: dict[str, Any], step: int) -> None:
-    """Make or clean the run folder: a fresh start removes an old run's records, a resumed one what came after."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot make the run folder: {error.strerror}") from error
-    metrics = output / METRICS_FILE
-    if step == 0:
-        for stale in (WEIGHTS_FILE, CHECKPOINT_FILE, METRICS_FILE):
-            (output / stale).unlink(missing_ok=True)
-        for stale_path in output.glob("evaluation-*.json"):
-            stale_path.unlink()
-        shutil.rmtree(output / "tensorboard", ignore_errors=True)
-    elif metrics.exists():
-        kept = []
-        for text in metrics.read_text().splitlines(keepends=True):
-            try:
-                if text.endswith("\n") and json.loads(text)["step"] <= step:
-                    kept.append(text)
-            except (json.JSONDecodeError, KeyError):
-                continue  # a line cut short by a kill
-        write_text_atomic(metrics, "".join(kept))
-    write_json_atomic(output / CONFIG_FILE, {k: v for k, v in resolved.items() if k not in ("training", "steps")})
-    write_json_atomic(output / TRAINING_FILE, {**resolved["training"], "steps": resolved["steps"]})
+def _skipped(problems: set[str], images: int, data: CocoData) -> list[str]:
+    """What training had to do without, for its end."""
+    lines = [f"skipped: {problem}" for problem in sorted(problems)[:SHOWN_PROBLEMS]]
+    if problems:
+        lines.append(f"{len(problems)} of {images} images could not be used")
+    if data.skipped:
+        lines.append(f"{len(data.skipped)} entries of {data.annotation_file.name} were broken and have been skipped")
+    return lines
 
 
 def _log(output: Path, writer: SummaryWriter, line: dict[str, float]) -> None:
-    with open(output / METRICS_FILE, "a") as file:
-        file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+    append_metrics(output, line)
     for key, value in line.items():
         if key != "step":
             writer.add_scalar(f"train/{key}", value, line["step"])
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """In torch's safe mode: no code runs. Raises UserError where the file is damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path}: the checkpoint cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def frozen_fingerprint(model: MaskFrozenDetr) -> str:

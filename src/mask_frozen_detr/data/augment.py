@@ -22,10 +22,15 @@ class AugmentConfig:
     """What is drawn for each training image."""
 
     flip: bool = True
-    multi_scale: bool = True  # shorter side 480 … 800, where the detector takes any size
+    multi_scale: bool = True  # shorter side 480 … 800, where the detector takes any size; off: the detector's own
     crop: bool = True  # half of the time, a random crop of 384 … 600 first
     large_scale_jitter: bool = False  # instead of the two: resize 0.1 … 2.0, crop 1024
     colour_jitter: float = 0.0  # largest relative change of brightness, contrast and saturation
+
+    @property
+    def sets_size(self) -> bool:
+        """Whether views come at the size that a detector which takes any size shall see."""
+        return self.multi_scale or self.large_scale_jitter
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour_jitter < 1:
@@ -83,12 +88,10 @@ def draw_view(width: int, height: int, config: AugmentConfig, resizes_freely: bo
     if config.crop and rng.random() < 0.5:
         region = _crop_region(width, height, rng)
     w, h = region[2] - region[0], region[3] - region[1]
-    if not resizes_freely:
-        size = (max(1, round(w)), max(1, round(h)))  # its pre-processing squashes to its own size
-    elif config.multi_scale:
+    if resizes_freely and config.multi_scale:
         size = _resized(w, h, int(rng.choice(SCALES)))
     else:
-        size = _resized(w, h, SCALES[-1])
+        size = (max(1, round(w)), max(1, round(h)))  # the detector's pre-processing resizes
     return View(region, size, size, flip)
 
 

@@ -85,7 +85,7 @@ class TrainingData(Dataset[Sample]):
         image = view.image(source)
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)
-        return Sample(self.preprocessing(image, resize=False), self._targets(record, view))
+        return Sample(self.preprocessing(image, resize=not self.augment.sets_size), self._targets(record, view))
 
     def _targets(self, record: ImageRecord, view) -> Targets:
         boxes, labels, crops = [], [], []

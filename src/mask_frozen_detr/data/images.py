@@ -39,7 +39,7 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
         with Image.open(path) as file:
             file.load()
             image = _upright(file) if apply_exif else file
-            return _rgb(image, path)
+            return to_rgb(image, path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image file") from None
     except IsADirectoryError:
@@ -64,7 +64,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
+def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """An image of any Pillow mode as 8-bit RGB, as `read_image` does. Raises UserError that names `path`."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(image, path)
     if image.has_transparency_data:
@@ -74,7 +75,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")  # a copy for RGB too: the file is closed behind it
 
 
-def _from_deep_grey(image: Image.Image, path: Path) -> Image.Image:
+def _from_deep_grey(image: Image.Image, path: str | Path) -> Image.Image:
     """16-bit grey (mode I;16 and kin; I in older Pillow and for signed TIFF) to RGB."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())

@@ -6,7 +6,7 @@ Letters: B images, Q queries, K classes, d query width, H × W padded input, H_l
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class Detections:
     logits: (B, Q, K), class logits as the detector gives them.
     boxes: (B, Q, 4), cx, cy, w, h in [0, 1] relative to the **unpadded** image.
     features: (B, d_l, H_l, W_l) each, finest first: E₁ … E_L.
-    stem: (B, C, H/4, W/4), the backbone's stride-4 map C₁, or None.
+    stem: (B, C, h, w), the backbone's earliest map, at stride 4 (C₁) where it has one, or None.
+    pixels: (B, 3, H, W), the input itself, for mask networks that learn a stem of their own.
     """
 
     queries: Tensor
@@ -30,6 +31,7 @@ class Detections:
     boxes: Tensor
     features: list[Tensor]
     stem: Tensor | None
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Identity:
     revision: str | None  # commit of the hub's repository, where there is one
     weights: str  # sha256 over names, shapes and bytes of the state dict
     family: str  # model type, as in the detector's configuration
+    encoder_layer: int | None = None  # whose maps are handed out; None where there is no choice
+    prompt: str | None = None  # the classes of a detector that takes text: "cat. dog."
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -52,8 +56,9 @@ class DetectorShapes:
     query_width: int
     feature_widths: tuple[int, ...]  # E₁ … E_L
     strides: tuple[int, ...]  # input pixels a cell of E₁ … E_L
-    stem_width: int | None  # channels of C₁; None where there is no stride-4 map
-    num_classes: int  # K without a background class
+    stem_width: int | None  # channels of the backbone's earliest map; None where there is none
+    num_classes: int  # K without a background class; 1 where a prompt names the classes, so that it may change
+    stem_stride: int = 4  # input pixels a cell of the backbone's earliest map
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,12 @@ class ScoreRule:
 
     kind: str = "sigmoid"
     max_detections: int = 100
+    one_label: bool = False  # a query has its best class alone; always so with softmax
 
     def __post_init__(self) -> None:
         if self.kind not in ("sigmoid", "softmax"):
             raise ValueError(f"score rule: found {self.kind!r}, expected 'sigmoid' or 'softmax'")
+        object.__setattr__(self, "one_label", self.one_label or self.kind == "softmax")
 
     def scores(self, logits: Tensor) -> Tensor:
         """(…, K or K + 1) logits → (…, K) probabilities."""
@@ -113,7 +120,7 @@ class FrozenDetector(nn.Module, ABC):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`."""
         with torch.no_grad():
-            return self.detect(pixel_values, pixel_mask)
+            return replace(self.detect(pixel_values, pixel_mask), pixels=pixel_values)
 
     def train(self, mode: bool = True) -> "FrozenDetector":
         """Stays in eval mode: batch-norm statistics and dropout are part of what is frozen."""
@@ -137,7 +144,8 @@ class FrozenDetector(nn.Module, ABC):
             feature_widths=tuple(level.shape[1] for level in found.features),
             strides=tuple(round(height / level.shape[2]) for level in found.features),
             stem_width=None if found.stem is None else found.stem.shape[1],
-            num_classes=found.logits.shape[-1] - background,
+            num_classes=1 if self.info.identity.prompt else found.logits.shape[-1] - background,
+            stem_stride=4 if found.stem is None else round(height / found.stem.shape[2]),
         )
 
 

@@ -1,33 +1,30 @@
 """Frozen detectors from transformers: one class for all families, what differs stands in `families.py`.
 
-Letters: B images, H_l × W_l level l, d width.
+Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
-from mask_frozen_detr.detectors.base import (
-    Detections,
-    DetectorInfo,
-    FrozenDetector,
-    Identity,
-    MatchingCosts,
-    ScoreRule,
-    hash_weights,
-    named_classes,
-)
-from mask_frozen_detr.detectors.families import FAMILIES, FIRST_STAGES, Family
-from mask_frozen_detr.detectors.preprocessing import Preprocessing
+from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector
+from mask_frozen_detr.detectors.family import Family, Maps
+from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.errors import UserError
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
 
 
 class TransformersDetector(FrozenDetector):
-    """A detector of transformers with taps where its outputs do not hand out the maps."""
+    """A detector of transformers, with hooks where its outputs do not hand out the maps.
+
+    encoder_layer: counted from 1, the encoder layer whose maps are taken, where there are several; the last one of
+    an encoder that has fewer.
+    Raises UserError where the model has no module of a name that its family gives.
+    """
 
     def __init__(
         self,
@@ -35,121 +32,121 @@ class TransformersDetector(FrozenDetector):
         info: DetectorInfo,
         family: Family,
         encoder_layer: int = DEFAULT_ENCODER_LAYER,
+        prompt: Prompt | None = None,
     ):
         super().__init__(model, info)
-        self.family = family
-        self._taken: dict[str, Tensor] = {}
-        stage = first_stage(model.get_submodule(family.backbone))
-        if stage is not None:
-            self._tap("stem", stage)
+        self.family, self.prompt = family, prompt
+        self._taken: dict[str, Any] = {}
         self._levels = 0
-        if family.features == "encoder_tokens":
-            layers = model.get_submodule(family.encoder_layers)
+        stem = family.stems.get(backbone_type(model.config), "")
+        if stem and stem in dict(model.named_modules()):  # backbones of timm that are no ResNets have no layer1
+            self._tap("stem", model.get_submodule(stem))
+        if isinstance(family.features, Maps):
+            self._tap("maps", self._module(family.features.module))
+        else:
+            layers = as_list(self._module(family.features.layers))
             self._tap("tokens", layers[min(encoder_layer, len(layers)) - 1])
-            projections = list(model.get_submodule(family.projections))
+            projections = as_list(self._module(family.features.projections))
             self._levels = len(projections)
             for level, projection in enumerate(projections):
                 self._tap(f"level{level}", projection)
 
+    def _module(self, path: str) -> nn.Module:
+        if path not in dict(self.model.named_modules()):
+            raise UserError(
+                f"{self.info.identity.name}: {type(self.model).__name__} has no module {path!r}, where family "
+                f"{self.family.model_type!r} expects its maps; register_detector can give other names"
+            )
+        return self.model.get_submodule(path)
+
     def _tap(self, name: str, module: nn.Module) -> None:
         def keep(_module, _inputs, output):
-            self._taken[name] = output if isinstance(output, Tensor) else output[0]
+            self._taken[name] = output
 
         module.register_forward_hook(keep)
 
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
-        extra = {"pixel_mask": pixel_mask} if self.family.takes_mask else {}
-        output = self.model(pixel_values=pixel_values, **extra)
-        stem = self._taken.get("stem")
-        if self._levels:
-            shapes = [self._taken[f"level{level}"].shape[2:] for level in range(self._levels)]
-            tokens = self._taken["tokens"].transpose(1, 2)  # (B, d, S)
-            pieces = tokens.split([h * w for h, w in shapes], dim=2)
-            features = [piece.unflatten(2, tuple(shape)) for piece, shape in zip(pieces, shapes, strict=True)]
-        else:
-            features = list(output.encoder_last_hidden_state)
+        """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
+        if self.family.takes_mask or bool((pixel_mask == 1).all()):
+            return self._run(pixel_values, pixel_mask)
+        sizes = torch.stack([pixel_mask[:, :, 0].sum(1), pixel_mask[:, 0].sum(1)], 1).tolist()
+        return join(
+            [
+                self._run(image[None, :, :height, :width], mask[None, :height, :width])
+                for image, mask, (height, width) in zip(pixel_values, pixel_mask, sizes, strict=True)
+            ]
+        )
+
+    def _run(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+        inputs = {"pixel_values": pixel_values}
+        if self.family.takes_mask:
+            inputs["pixel_mask"] = pixel_mask
+        if self.prompt is not None:
+            inputs |= self.prompt.inputs(len(pixel_values))
+        queries, logits, boxes = self.family.read(self.model(**inputs))
+        if self.prompt is not None:
+            logits = self.prompt.class_logits(logits)
+        features = self._features()
+        stem = maps_of(self._taken["stem"])[0] if "stem" in self._taken else None
         self._taken.clear()
-        if stem is not None and stem.shape[3] * 4 < pixel_values.shape[3]:
-            stem = None  # a backbone whose first stage is coarser than stride 4
-        return Detections(output.last_hidden_state, output.logits, output.pred_boxes, features, stem)
+        if stem is not None and not features[0].shape[3] <= stem.shape[3] <= -(-pixel_values.shape[3] // 4):
+            stem = None  # coarser than E₁, or finer than stride 4
+        return Detections(queries, logits, boxes, features, stem)
+
+    def _features(self) -> list[Tensor]:
+        """(B, d, H_l, W_l) maps, finest first."""
+        if isinstance(self.family.features, Maps):
+            return sorted(maps_of(self._taken["maps"]), key=lambda level: -level.shape[3])
+        shapes = [tuple(self._taken[f"level{level}"].shape[2:]) for level in range(self._levels)]
+        sizes = [height * width for height, width in shapes]
+        tokens = first_tensor(self._taken["tokens"])[:, self.family.features.skip :]
+        pieces = tokens[:, : sum(sizes)].transpose(1, 2).split(sizes, dim=2)  # (B, d, H_l·W_l) each
+        return [piece.unflatten(2, shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def first_stage(backbone: nn.Module) -> nn.Module | None:
-    """The module whose output is C₁, or None where the backbone has no such stage."""
-    modules = dict(backbone.named_modules())
-    return next((modules[path] for path in FIRST_STAGES if path in modules), None)
+def backbone_type(config: Any) -> str:
+    """Model type of the backbone within a detector's configuration, or of the detector that is its own backbone."""
+    backbone = config.to_dict().get("backbone_config")
+    return config.model_type if backbone is None else backbone["model_type"]
 
 
-class TransformersPreprocessing(Preprocessing):
-    """A detector's own image processor."""
-
-    def __init__(self, processor):
-        self.processor = processor
-        size = dict(processor.size)
-        self.resizes_freely = "height" not in size or size["height"] is None
-        self._side = None if self.resizes_freely else (int(size["height"]), int(size["width"]))
-
-    def __call__(self, image, resize: bool = True) -> Tensor:
-        keep = {} if resize or not self.resizes_freely else {"do_resize": False}
-        return self.processor(images=image, return_tensors="pt", **keep)["pixel_values"][0]
-
-    def probe_size(self) -> tuple[int, int]:
-        return self._side or (256, 256)
-
-    def describe(self) -> dict:
-        return {key: value for key, value in self.processor.to_dict().items() if not key.startswith("_")}
+def as_list(module: nn.Module) -> list[nn.Module]:
+    """The modules of a list; a module alone is a list of one."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
-def load_transformers_detector(
-    name: str, revision: str | None = None, encoder_layer: int = DEFAULT_ENCODER_LAYER
-) -> TransformersDetector:
-    """A detector by hub id or folder.
+def first_tensor(output: Any) -> Tensor:
+    """A layer's main output, however deep in tuples."""
+    while not isinstance(output, Tensor):
+        output = output[0]
+    return output
 
-    Raises UserError for a folder without a configuration, an unreachable id, a model that is not a DETR, or weights
-    that do not fill the model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        what = "the folder has no readable config.json" if Path(name).is_dir() else "no such folder or hub model"
-        raise UserError(
-            f"{name}: {what}, expected a detector in transformers' format ({_first_line(error)})"
-        ) from error
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise UserError(
-            f"{name}: its model type is {config.model_type!r}, expected one of {', '.join(sorted(FAMILIES))}"
-        )
-    try:
-        model, report = AutoModelForObjectDetection.from_pretrained(
-            name, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: the weights cannot be read: {_first_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UserError(
-            f"{name}: {len(missing)} weights are missing from the file, the first is {missing[0]!r}; "
-            "expected a trained object detection model"
-        )
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: no preprocessor_config.json that can be read: {_first_line(error)}") from error
-    prefix = family.cost_prefix
-    costs = MatchingCosts(*(getattr(config, f"{prefix}{cost}_cost") for cost in ("class", "bbox", "giou")))
-    labels = [config.id2label[index] for index in sorted(config.id2label)]
-    info = DetectorInfo(
-        identity=Identity(
-            name, getattr(config, "_commit_hash", None) or revision, hash_weights(model), config.model_type
-        ),
-        class_names=named_classes(labels, config.num_labels),
-        preprocessing=TransformersPreprocessing(processor),
-        costs=costs,
-        score_rule=ScoreRule("sigmoid"),
+
+def maps_of(output: Any) -> list[Tensor]:
+    """The (B, C, h, w) maps in a module's output: itself, or the first list of maps in it."""
+    if isinstance(output, Tensor):
+        return [output]
+    values = list(output.values()) if isinstance(output, dict) else list(output)
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim == 4:
+            return [other for other in values if isinstance(other, Tensor) and other.ndim == 4]
+        if isinstance(value, list | tuple):
+            return maps_of(value)
+    raise TypeError(f"no maps among {[type(value).__name__ for value in values]}")
+
+
+def join(alone: Sequence[Detections]) -> Detections:
+    """Detections of images of different sizes as one batch, their maps zero-padded at the right and bottom."""
+
+    def pad(maps: Sequence[Tensor]) -> Tensor:
+        height, width = (max(one.shape[side] for one in maps) for side in (2, 3))
+        return torch.cat([F.pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in maps])
+
+    stems = [one.stem for one in alone if one.stem is not None]
+    return Detections(
+        queries=torch.cat([one.queries for one in alone]),
+        logits=torch.cat([one.logits for one in alone]),
+        boxes=torch.cat([one.boxes for one in alone]),
+        features=[pad(level) for level in zip(*(one.features for one in alone), strict=True)],
+        stem=pad(stems) if stems else None,
     )
-    return TransformersDetector(model, info, family, encoder_layer)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

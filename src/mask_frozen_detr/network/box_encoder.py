@@ -14,11 +14,22 @@ from mask_frozen_detr.network.swin import SwinLayer
 BOX_WINDOW = 8
 
 
-class DeformableBoxLayers(nn.Module):
-    """Single-level deformable layers with a learned r × r × c position embedding."""
+class BoxLayers(nn.Module):
+    """Layers on (M, c, r, r) box features, run one by one."""
 
     def __init__(self, width: int, layers: int, size: int):
         super().__init__()
+
+    def layer(self, index: int, boxes: Tensor) -> Tensor:
+        """Layer `index` of (M, c, r, r) → (M, c, r, r)."""
+        raise NotImplementedError
+
+
+class DeformableBoxLayers(BoxLayers):
+    """Single-level deformable layers with a learned r × r × c position embedding."""
+
+    def __init__(self, width: int, layers: int, size: int):
+        super().__init__(width, layers, size)
         self.size = size
         self.position = nn.Parameter(torch.empty(1, size * size, width))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -32,43 +43,42 @@ class DeformableBoxLayers(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, (self.size, self.size))
 
 
-class SwinBoxLayers(nn.Module):
+class SwinBoxLayers(BoxLayers):
     """Window-8 Swin layers; every second one shifted."""
 
     def __init__(self, width: int, layers: int, size: int):
-        super().__init__()
+        super().__init__(width, layers, size)
         self.layers = nn.ModuleList(SwinLayer(width, BOX_WINDOW, i) for i in range(layers))
 
     def layer(self, index: int, boxes: Tensor) -> Tensor:
         return self.layers[index](boxes)
 
 
-class ConvNeXtBoxLayers(nn.Module):
+class ConvNeXtBoxLayers(BoxLayers):
     """ConvNeXt layers."""
 
     def __init__(self, width: int, layers: int, size: int):
-        super().__init__()
+        super().__init__(width, layers, size)
         self.layers = nn.ModuleList(ConvNeXtLayer(width) for _ in range(layers))
 
     def layer(self, index: int, boxes: Tensor) -> Tensor:
         return self.layers[index](boxes)
 
 
-class NoBoxLayers(nn.Module):
+class NoBoxLayers(BoxLayers):
     """No layers: the box features as RoIAlign gives them (equation 3)."""
 
     def __init__(self, width: int, layers: int, size: int):
-        super().__init__()
+        super().__init__(width, layers, size)
         self.layers = nn.ModuleList()
 
     def layer(self, index: int, boxes: Tensor) -> Tensor:
         raise IndexError("there is no layer to run")
 
 
-BOX_ENCODERS: dict[EncoderKind, type[nn.Module]] = {
+BOX_ENCODERS: dict[EncoderKind, type[BoxLayers]] = {
     "deformable": DeformableBoxLayers,
     "swin": SwinBoxLayers,
     "convnext": ConvNeXtBoxLayers,
     "none": NoBoxLayers,
 }
-"""Each has `layer(index, boxes (M, c, r, r)) -> (M, c, r, r)` and `layers`."""

@@ -40,7 +40,7 @@ class MaskNetworkConfig:
                 raise ValueError(f"{name}_layers: found {layers}, expected 0 to 8")
             if (kind == "none") != (layers == 0):
                 raise ValueError(
-                    f"{name}_encoder {kind!r} with {layers} layers: 'none' goes with 0 layers, the others with at least 1"
+                    f"{name}_encoder {kind!r} with {layers} layers: 'none' goes with 0 layers, others with 1 or more"
                 )
         if self.head not in ("dot-product", "segmenter"):
             raise ValueError(f"head: found {self.head!r}, expected 'dot-product' or 'segmenter'")

@@ -3,6 +3,8 @@
 Letters: B images, d width, h × w cells of F.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,7 +106,7 @@ def repeat_edges(maps: Tensor, valid: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def valid_cells(pixel_mask: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
+def valid_cells(pixel_mask: Tensor, shape: Sequence[int], stride: int) -> Tensor:
     """Which cells of an h × w map start inside the image: (B, H, W) pixel mask → (B, h, w) bool.
 
     By the stride, not by H / h: where the padded input is no whole number of cells, the latter would give an image

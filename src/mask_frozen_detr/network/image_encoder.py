@@ -16,11 +16,23 @@ from mask_frozen_detr.network.swin import SwinLayer
 IMAGE_WINDOW = 16
 
 
-class DeformableImageEncoder(nn.Module):
-    """Multi-scale deformable layers on all levels; only the finest one goes on."""
+class ImageEncoder(nn.Module):
+    """Maps features (B, d_l, H_l, W_l), finest first, and their valid (B, H_l, W_l) or None to (B, width, H_1, W_1)."""
+
+    width: int
 
     def __init__(self, widths: Sequence[int], layers: int):
         super().__init__()
+
+    def forward(self, features: Sequence[Tensor], valid: Sequence[Tensor] | None) -> Tensor:
+        raise NotImplementedError
+
+
+class DeformableImageEncoder(ImageEncoder):
+    """Multi-scale deformable layers on all levels; only the finest one goes on."""
+
+    def __init__(self, widths: Sequence[int], layers: int):
+        super().__init__(widths, layers)
         width = widths[0]
         # Detectors whose levels differ in width, or whose width the heads do not divide, are projected first.
         self.width = width if width % 8 == 0 else 8 * round(width / 8 + 0.5)
@@ -45,11 +57,11 @@ class DeformableImageEncoder(nn.Module):
         return tokens[:, : h * w].transpose(1, 2).unflatten(2, (h, w))
 
 
-class SwinImageEncoder(nn.Module):
+class SwinImageEncoder(ImageEncoder):
     """Shifted-window layers on the finest level alone."""
 
     def __init__(self, widths: Sequence[int], layers: int):
-        super().__init__()
+        super().__init__(widths, layers)
         self.width = widths[0]
         self.layers = nn.Sequential(*(SwinLayer(self.width, IMAGE_WINDOW, i) for i in range(layers)))
 
@@ -64,11 +76,11 @@ class SwinImageEncoder(nn.Module):
         return output
 
 
-class ConvNeXtImageEncoder(nn.Module):
+class ConvNeXtImageEncoder(ImageEncoder):
     """ConvNeXt layers on the finest level alone."""
 
     def __init__(self, widths: Sequence[int], layers: int):
-        super().__init__()
+        super().__init__(widths, layers)
         self.width = widths[0]
         self.layers = nn.ModuleList(ConvNeXtLayer(self.width) for _ in range(layers))
 
@@ -80,24 +92,23 @@ class ConvNeXtImageEncoder(nn.Module):
         return maps
 
 
-class NoImageEncoder(nn.Module):
+class NoImageEncoder(ImageEncoder):
     """E₁ as the detector gives it (equation 1)."""
 
     def __init__(self, widths: Sequence[int], layers: int = 0):
-        super().__init__()
+        super().__init__(widths, layers)
         self.width = widths[0]
 
     def forward(self, features: Sequence[Tensor], valid: Sequence[Tensor] | None) -> Tensor:
         return features[0]
 
 
-IMAGE_ENCODERS: dict[EncoderKind, type[nn.Module]] = {
+IMAGE_ENCODERS: dict[EncoderKind, type[ImageEncoder]] = {
     "deformable": DeformableImageEncoder,
     "swin": SwinImageEncoder,
     "convnext": ConvNeXtImageEncoder,
     "none": NoImageEncoder,
 }
-"""Each maps (features (B, d_l, H_l, W_l) finest first, valid (B, H_l, W_l) or None) to (B, width, H_1, W_1)."""
 
 
 def _extent(mask: Tensor) -> Tensor:

@@ -25,17 +25,18 @@ class MaskScoring(nn.Module):
         side = size
         for _ in range(3):
             side = (side + 1) // 2
+        last = nn.Linear(width, num_classes)
         self.mlp = nn.Sequential(
             nn.Flatten(),
             nn.Linear(width * side * side, width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),
-            nn.Linear(width, num_classes),
+            last,
         )
         # Rare classes must not be scored by chance: all start at one and the same, usual IoU.
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.constant_(self.mlp[-1].bias, 1.0)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, 1.0)
 
     def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
         """Mask logits (M, r, r) and box features (M, c, r, r) → predicted IoU (M, K)."""
