@@ -224,7 +224,7 @@ def test_rows_that_the_paper_repeats_have_equal_figures_and_networks():
         [(5, "ffn-b2o"), (12, "none")],
         [
             (12, "neck-points-scoring"),
-            (6, "h-detr-r50-o365"),
+            (6, "h-detr-resnet50-o365"),
             (8, "batch-8"),
             (9, "epochs-6"),
             (10, "roi-32"),
@@ -232,7 +232,7 @@ def test_rows_that_the_paper_repeats_have_equal_figures_and_networks():
             (14, "dot-product"),
             (15, "layer-4"),
         ],
-        [(6, "dino-focalnet-l-o365"), (16, "image-2-box-2")],
+        [(6, "dino-focalnet-large"), (16, "image-2-box-2")],
     ]
     for names in same:
         found = [row(*name) for name in names]

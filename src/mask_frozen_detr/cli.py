@@ -17,9 +17,10 @@ from mask_frozen_detr.training import TrainConfig
 class Train:
     """Train masks for a frozen detector."""
 
-    detector: Positional[str]  # hub id or folder of the detector
-    data: Positional[Path]  # COCO-format data: a folder with train and, better, val splits
     output: Path  # the run folder
+    detector: Positional[str | None] = None  # hub id, folder or official checkpoint file of the detector
+    data: Positional[Path | None] = None  # COCO-format data: a folder with train and, better, val splits
+    recipe: str | None = None  # a row of the paper (`recipes` lists them): the defaults of all other options
     network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     resume: bool = False  # go on where a killed run stopped
@@ -36,6 +37,8 @@ class Train:
         from mask_frozen_detr.run_folder import check_start
         from mask_frozen_detr.training import train
 
+        if self.detector is None or self.data is None:
+            raise UserError(_lacking(self.recipe, self.detector, self.data))
         check_start(self.output, self.resume, self.overwrite)
         train_data = load_split(self.data, "train")
         splits = find_splits(self.data) if self.data.is_dir() else {}
@@ -52,6 +55,14 @@ class Train:
         if evaluation is not None:
             print(evaluation.table())
         print(f"The mask network lies in {self.output}")
+
+
+def _lacking(recipe: str | None, detector: str | None, data: Path | None) -> str:
+    from mask_frozen_detr.recipes import find_recipe
+
+    if recipe is not None:
+        return find_recipe(recipe).lacking(detector, data)
+    return "train: expected DETECTOR and DATA, as in train DETECTOR DATA --output RUN"
 
 
 @dataclass
@@ -172,6 +183,44 @@ class Complexity:
             write_json_atomic(self.json, as_json(rows))
 
 
+@dataclass
+class Recipes:
+    """The rows of the paper's tables that can be trained by name, with the paper's figures."""
+
+    table: int | None = None
+
+    def run(self) -> None:
+        from mask_frozen_detr.recipes import format_recipes, recipes
+
+        print(format_recipes(recipes(self.table)))
+
+
+@dataclass
+class Detectors:
+    """The families of detectors that masks can be trained for."""
+
+    def run(self) -> None:
+        from mask_frozen_detr.detectors.families import format_families
+
+        print(format_families())
+
+
+@dataclass
+class Convert:
+    """Turn an official checkpoint into a folder of safetensors that loads without pickle."""
+
+    checkpoint: Positional[Path]
+    folder: Positional[Path]
+    name: str | None = None  # which detector it is, where the file alone cannot tell
+    half: bool = False  # store half-precision weights: half the size
+
+    def run(self) -> None:
+        from mask_frozen_detr.detectors.official import convert_checkpoint
+
+        convert_checkpoint(self.checkpoint, self.folder, name=self.name, half=self.half)
+        print(f"The detector lies in {self.folder}")
+
+
 def _load(name: str, detector: str | None, device: str | None, roi_align: bool = True, stem: bool | None = None):
     import torch
 
@@ -214,26 +263,51 @@ def _check_place(path: Path) -> None:
         raise UserError(f"{path}: is a folder, expected the name of a file to write")
 
 
-COMMANDS = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Complexity, tyro.conf.subcommand("complexity")]
-)
+def _commands(train: Train | None):
+    """The command line's type; `train` holds the defaults of a recipe."""
+    first = tyro.conf.subcommand("train") if train is None else tyro.conf.subcommand("train", default=train)
+    commands = (
+        Annotated[Train, first]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Recipes, tyro.conf.subcommand("recipes")]
+        | Annotated[Complexity, tyro.conf.subcommand("complexity")]
+        | Annotated[Detectors, tyro.conf.subcommand("detectors")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")]
+    )
+    return OmitArgPrefixes[OmitSubcommandPrefixes[commands]]  # type: ignore[valid-type]
 
 
-@dataclass
-class Command:
-    """What to do."""
+def _recipe_defaults(arguments: list[str]) -> Train | None:
+    """The recipe that the arguments name, as defaults of `train`: options beside it override single fields."""
+    names = [
+        following if argument == "--recipe" else argument.removeprefix("--recipe=")
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        if argument == "--recipe" or argument.startswith("--recipe=")
+    ]
+    if not names or "train" not in arguments[:1]:
+        return None
+    from mask_frozen_detr.recipes import find_recipe
 
-    command: OmitArgPrefixes[OmitSubcommandPrefixes[COMMANDS]]  # type: ignore[valid-type]
+    recipe = find_recipe(names[-1])
+    return Train(
+        output=tyro.MISSING,
+        recipe=recipe.name,
+        network=recipe.network,
+        training=recipe.training,
+        encoder_layer=recipe.encoder_layer,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after printing what the user can mend."""
     try:
-        command = tyro.cli(Command, prog="mask-frozen-detr", args=arguments, description=__doc__).command
+        given = sys.argv[1:] if arguments is None else arguments
+        command = tyro.cli(_commands(_recipe_defaults(given)), prog="mask-frozen-detr", args=given, description=__doc__)
+    except UserError as error:
+        print(f"mask-frozen-detr: {error}", file=sys.stderr)
+        return 2
     except SystemExit as stop:  # after --help, or what cannot be parsed
         return int(stop.code or 0)
     try:

@@ -78,7 +78,7 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mask_iou(logits: Tensor, crops: Tensor, boxes: Tensor, frames: Tensor) -> Tensor:
-    """IoU of the thresholded masks (M, r, r) over `frames` with the whole truth, its part outside the frame too: (M,)."""
+    """IoU of the thresholded masks (M, r, r) over `frames` with the whole truth, also its part outside: (M,)."""
     points = grid_points(logits.shape[1], logits.device).expand(len(logits), -1, -1)
     truth = read_truth(crops, boxes, frames, points)
     mask = (logits.flatten(1) > 0).to(truth.dtype)

@@ -175,13 +175,13 @@ PAPER: list[PaperRow] = [
         ("mask2former-swin-l", "- 50.1 - - 29.9 53.9 72.1 1700", _other("Mask2Former", "Swin-L", 100)),
         ("mask-dino-r50", "50.5 46.0 68.9 50.3 26.0 49.3 65.5 1404", _other("Mask DINO", "R50", 50)),
         ("mask-dino-swin-l", "58.3 52.1 76.5 57.6 32.9 55.4 72.5 2400", _other("Mask DINO", "Swin-L", 50)),
-        ("h-detr-r50", "49.9 44.1 66.2 47.8 24.4 47.0 62.6 49", {"objects365": False}),
-        ("h-detr-swin-l", "59.1 51.9 75.8 57.2 31.6 55.1 71.6 179", {**_H_SWIN, "objects365": False}),
+        ("h-detr-resnet50", "49.9 44.1 66.2 47.8 24.4 47.0 62.6 49", {"objects365": False}),
+        ("h-detr-swin-large", "59.1 51.9 75.8 57.2 31.6 55.1 71.6 179", {**_H_SWIN, "objects365": False}),
         ("vit-adapter-l-o365", "61.8 53.0 - - - - - 1068", _other("ViT-Adapter-L", "ViT-L", 8, True)),
         ("mask-dino-swin-l-o365", "- 54.5 - - - - - 1600", _other("Mask DINO", "Swin-L", 24, True)),
-        ("h-detr-r50-o365", "52.2 45.7 67.5 49.8 25.6 48.9 64.1 49", {}),
-        ("h-detr-swin-l-o365", "62.3 54.0 77.9 59.5 35.6 57.4 73.0 172", _H_SWIN),
-        ("dino-focalnet-l-o365", "63.2 54.9 78.9 60.8 37.2 58.4 72.9 136", _DINO),
+        ("h-detr-resnet50-o365", "52.2 45.7 67.5 49.8 25.6 48.9 64.1 49", {}),
+        ("h-detr-swin-large-o365", "62.3 54.0 77.9 59.5 35.6 57.4 73.0 172", _H_SWIN),
+        ("dino-focalnet-large", "63.2 54.9 78.9 60.8 37.2 58.4 72.9 136", _DINO),
         network=_FULL,
     ),
     *_rows(
@@ -194,7 +194,7 @@ PAPER: list[PaperRow] = [
         ("mask2former-swin-l", "- 50.5 74.9 54.9 29.1 53.8 71.2", _other("Mask2Former", "Swin-L", 100)),
         ("mask-dino-swin-l-o365", "- 54.7 - - - - -", _other("Mask DINO", "Swin-L", 24, True)),
         # Appendix B: three image layers here, two in Table 6
-        ("dino-focalnet-l-o365", "63.2 55.3 79.3 61.4 37.8 58.4 70.4", {**_DINO, **_net(_FULL, image_layers=3)}),
+        ("dino-focalnet-large", "63.2 55.3 79.3 61.4 37.8 58.4 70.4", {**_DINO, **_net(_FULL, image_layers=3)}),
     ),
     *_rows(
         8,

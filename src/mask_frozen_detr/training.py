@@ -68,6 +68,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, fp32 on a CPU
     seed: int = 0
     workers: int = -1  # loader processes; -1: by the machine
+    max_detections: int = 100  # boxes an image that get masks in evaluation: 300 for DINO with FocalNet-L in the paper
     evaluate_every: int = 0  # iterations between evaluations on the val split; 0: at the end only, if there is one
     checkpoint_every: int = 500  # iterations between checkpoints
     log_every: int = 20  # iterations between lines of metrics.jsonl
@@ -77,6 +78,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in (
             ("batch", 1),
+            ("max_detections", 1),
             ("accumulate", 1),
             ("checkpoint_every", 1),
             ("log_every", 1),
@@ -263,7 +265,9 @@ def train(
         due = config.evaluate_every and step % config.evaluate_every == 0
         if val_data is not None and due and step < steps:
             paused = time.perf_counter()
-            evaluation = _evaluate(model, averaged, val_data, step, output, writer, accelerator, progress)
+            evaluation = _evaluate(
+                model, averaged, val_data, config.max_detections, step, output, writer, accelerator, progress
+            )
             began += time.perf_counter() - paused  # the clock is the training's
 
         # ---- save
@@ -293,7 +297,9 @@ def train(
     if accelerator.is_main_process:
         save_network_weights(model.network, output / WEIGHTS_FILE)
     if val_data is not None:
-        evaluation = _evaluate(model, None, val_data, step, output, writer, accelerator, progress)
+        evaluation = _evaluate(
+            model, None, val_data, config.max_detections, step, output, writer, accelerator, progress
+        )
     if world > 1:
         problems = set(gather_object(sorted(problems)))
     for text in _skipped(problems, len(dataset), train_data):
@@ -353,6 +359,7 @@ def _evaluate(
     model: MaskFrozenDetr,
     averaged: torch.optim.swa_utils.AveragedModel | None,
     data: CocoData,
+    max_detections: int,
     step: int,
     output: Path,
     writer: SummaryWriter | None,
@@ -361,7 +368,7 @@ def _evaluate(
 ) -> Evaluation:
     network: MaskNetwork = averaged.module if averaged is not None else model.network  # type: ignore[assignment]
     with accelerator.autocast(), progress.paused():
-        evaluation = evaluate(model, data, network=network)
+        evaluation = evaluate(model, data, max_detections=max_detections, network=network)
     if writer is not None:
         for kind, values in (("box", evaluation.box), ("mask", evaluation.mask)):
             for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):

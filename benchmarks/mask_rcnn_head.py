@@ -1,0 +1,84 @@
+"""Peer: torchvision's Mask R-CNN head on the same frozen detector, data, boxes and training loop.
+
+    python benchmarks/mask_rcnn_head.py DETECTOR DATA --output runs/mask-rcnn-head --iterations 2000 --lr 1e-3
+
+The head reads the same fused stride-4 map as the mask network (neck(C₁) + upsampled E₁, 256 wide), pooled to 14 × 14,
+through four 3 × 3 convolutions and a transposed one to 28 × 28, and learns by binary cross-entropy on all cells, as in
+Mask R-CNN. One mask a box, not one a class: with few images that serves the peer. Ranked by equation 2.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import roi_align
+from tyro.conf import OmitArgPrefixes, Positional
+
+from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.detectors import Detections, DetectorShapes, load_detector
+from mask_frozen_detr.files import write_json_atomic
+from mask_frozen_detr.losses import LossConfig
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
+from mask_frozen_detr.network.fusion import Fusion, valid_cells
+from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.training import TrainConfig, train
+
+WIDTH, POOLED = 256, 14
+
+
+class MaskRCNNHead(nn.Module):
+    """Same interface as `MaskNetwork`: masks (M, 28, 28) of chosen queries."""
+
+    def __init__(self, shapes: DetectorShapes):
+        super().__init__()
+        self.config, self.shapes = MaskNetworkConfig(mask_scoring=False), shapes
+        self.project = nn.Conv2d(shapes.feature_widths[0], WIDTH, 1)
+        self.fusion = Fusion(WIDTH, shapes.strides[0], shapes.stem_width, neck=True)
+        self.head = MaskRCNNHeads(WIDTH, (256, 256, 256, 256), dilation=1)
+        self.predictor = MaskRCNNPredictor(256, 256, num_classes=1)
+
+    def forward(
+        self, detections: Detections, pixel_mask: Tensor, image_index: Tensor, query_index: Tensor
+    ) -> MaskOutput:
+        valid = stem_valid = None
+        if bool((pixel_mask == 0).any()):
+            valid = valid_cells(pixel_mask, detections.features[0].shape[2:], self.shapes.strides[0])
+            if detections.stem is not None:
+                stem_valid = valid_cells(pixel_mask, detections.stem.shape[2:], 4)
+        maps = self.fusion(self.project(detections.features[0]), detections.stem, valid, stem_valid)
+        frames = pixel_boxes(detections.boxes[image_index, query_index].float(), pixel_mask, image_index)
+        rois = torch.cat([image_index[:, None].to(frames.dtype), frames], 1)
+        boxes = roi_align(maps, rois, POOLED, 1 / self.fusion.stride, sampling_ratio=2, aligned=True)
+        return MaskOutput(self.predictor(self.head(boxes))[:, 0], None, frames)
+
+
+@dataclass
+class Options:
+    """Train the peer."""
+
+    detector: Positional[str]
+    data: Positional[Path]
+    output: Path
+    training: OmitArgPrefixes[TrainConfig] = field(
+        default_factory=lambda: TrainConfig(loss=LossConfig(dice_weight=0.0, sampled_points=False))
+    )
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    detector = load_detector(options.detector)
+    model = MaskFrozenDetr(detector, MaskRCNNHead(detector.shapes))
+    evaluation = train(
+        model, load_split(options.data, "train"), load_split(options.data, "val"), options.output, options.training
+    )
+    assert evaluation is not None
+    print(evaluation.table())
+    write_json_atomic(options.output / "val.json", evaluation.as_dict())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""The paper's own detectors, from their official checkpoints: H-Deformable-DETR, DINO, two-stage Deformable DETR."""
+
+from mask_frozen_detr.detectors.official.checkpoint import is_official_checkpoint
+from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig
+from mask_frozen_detr.detectors.official.convert import convert_checkpoint
+from mask_frozen_detr.detectors.official.detector import OfficialDetector, load_official
+from mask_frozen_detr.detectors.official.model import OfficialDetr, OfficialOutput
+from mask_frozen_detr.detectors.official.names import OFFICIAL_NAMES, Published
+
+__all__ = [
+    "OFFICIAL_NAMES",
+    "BackboneConfig",
+    "OfficialConfig",
+    "OfficialDetector",
+    "OfficialDetr",
+    "OfficialOutput",
+    "Published",
+    "convert_checkpoint",
+    "is_official_checkpoint",
+    "load_official",
+]

@@ -1,0 +1,83 @@
+"""`mask-frozen-detr convert`: an official checkpoint as a folder of safetensors, configuration and class names.
+
+The folder holds what inference needs and nothing else (no optimizer, no denoising labels), under the official names,
+and `load_official` takes it in the file's stead.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mask_frozen_detr.detectors.official.checkpoint import (
+    FORMAT,
+    SETTINGS_FILE,
+    WEIGHTS_FILE,
+    read_checkpoint,
+)
+from mask_frozen_detr.detectors.official.detector import class_names_for
+from mask_frozen_detr.detectors.official.layout import ignored, infer_config, model_tensors
+from mask_frozen_detr.detectors.official.model import OfficialDetr
+from mask_frozen_detr.detectors.official.names import backbone_name, check_name
+from mask_frozen_detr.errors import UserError
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    folder: str | Path,
+    half: bool = False,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    num_queries: int | None = None,
+) -> Path:
+    """Writes `folder`, all of it or nothing, and returns its path.
+
+    half: matrices and kernels in float16, half the size; they are read back as float32.
+    name, class_names, num_queries: as in `load_official`.
+    Raises UserError as `load_official` does, and where the folder exists and is not empty.
+    """
+    folder, source = Path(folder), str(checkpoint)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"folder {folder}: exists and is not empty; expected a new one")
+    content = read_checkpoint(checkpoint)
+    config = content.config or infer_config(content.tensors, content.args, source, num_queries)
+    if name is not None:
+        check_name(name, config, source)
+    names = class_names_for(config, class_names if class_names is not None else content.class_names)
+    with torch.device("meta"):
+        model_tensors(OfficialDetr(config), content.tensors, config, source)  # raises where they do not fit
+    tensors = {key: stored(tensor, half) for key, tensor in content.tensors.items() if not ignored(key, config)}
+    settings = {
+        "format": FORMAT,
+        "detector": f"{config.family}, {backbone_name(config.backbone)}",
+        "source": Path(checkpoint).name,
+        "half": half,
+        "config": config.as_dict(),
+        "class_names": names,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(tensors, unfinished / WEIGHTS_FILE)
+        (unfinished / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+        unfinished.chmod(0o755)
+        os.replace(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
+
+
+def stored(tensor: Tensor, half: bool) -> Tensor:
+    """A copy for the file. Vectors (norms, biases, statistics) and what float16 cannot hold stay as they are."""
+    if half and tensor.ndim > 1 and tensor.is_floating_point():
+        halved = tensor.half()
+        if halved.isfinite().all():
+            return halved.contiguous()
+    return tensor.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,267 @@
+"""What an official checkpoint's keys and shapes say: which detector it is, and which tensor belongs where.
+
+Everything outside the backbones bears the official names but for the few in `official_name`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mask_frozen_detr.detectors.official.checkpoint import shorten
+from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig, deformable_detr, dino
+from mask_frozen_detr.errors import UserError
+
+# Rows of H-Deformable-DETR's `query_embed` → one-to-one queries among them, where the file's `args` do not say.
+ONE_TO_ONE = {300: 300, 1800: 300, 2400: 900}
+
+# A key that only the layout named has.
+FOREIGN = {
+    r"^bbox_head\.": "mmdet's layout",
+    r"^transformer\..*\.attentions\.0\.": "detrex's layout",
+    r"^model\.(backbone|encoder|decoder)\.": "transformers' layout (pass the model's folder or hub name instead)",
+    r"^transformer\.reference_points\.": "a single-stage Deformable DETR",
+    r"^transformer\.encoder\.layers\.0\.self_attn\.in_proj_weight$": "the original DETR",
+    r"^backbone\.0\.downsample_layers\.": "a ConvNeXt backbone",
+}
+
+# Options of the training that change the outputs and leave no trace in the keys: the one value that is supported.
+EXPECTED_ARGS = {"dilation": False, "transformer_activation": "relu", "position_embedding": "sine"}
+
+
+def infer_config(
+    tensors: Mapping[str, Tensor], args: Mapping[str, Any], source: str, num_queries: int | None = None
+) -> OfficialConfig:
+    """The configuration that fits the keys and shapes; `args`, where the file has them, tell what shapes cannot.
+
+    num_queries: for a file that does not say how many of its queries serve inference.
+    Raises UserError, naming `source`, for another project's layout and where something needed is missing.
+    """
+    for pattern, layout in FOREIGN.items():
+        if key := next((key for key in tensors if re.search(pattern, key)), None):
+            raise UserError(
+                f"checkpoint {source}: this is {layout} (key {key!r}), which is not supported; expected the official "
+                "layout of H-Deformable-DETR, DINO or two-stage Deformable DETR"
+            )
+    for name, expected in EXPECTED_ARGS.items():
+        if name in args and args[name] != expected:
+            raise UserError(
+                f"checkpoint {source}: trained with {name} = {args[name]!r}; only {expected!r} is supported"
+            )
+
+    def shape(key: str) -> torch.Size:
+        if key not in tensors:
+            raise UserError(
+                f"checkpoint {source}: key {key!r} is missing (found {shorten(tensors)}); expected the official layout "
+                "of H-Deformable-DETR, DINO or two-stage Deformable DETR"
+            )
+        return tensors[key].shape
+
+    levels, width = shape("transformer.level_embed")
+    kernels = [shape(f"input_proj.{level}.0.weight")[-1] for level in range(count(tensors, r"^input_proj\.(\d+)\."))]
+    if kernels.count(1) not in (3, 4):
+        raise UserError(
+            f"checkpoint {source}: {kernels.count(1)} of its 'input_proj' are 1 × 1, for as many backbone stages; "
+            "expected 3 or 4"
+        )
+    heads = int(args.get("nheads", 8))
+    samples = shape("transformer.encoder.layers.0.self_attn.attention_weights.weight")[0]
+    common: dict[str, Any] = {
+        "backbone": infer_backbone(tensors, source, first_stage=4 - kernels.count(1)),
+        "num_classes": shape("class_embed.0.weight")[0],
+        "levels": levels,
+        "width": width,
+        "heads": heads,
+        "points": samples // (heads * levels),
+        "ffn": shape("transformer.encoder.layers.0.linear1.weight")[0],
+        "encoder_layers": count(tensors, r"^transformer\.encoder\.layers\.(\d+)\."),
+        "decoder_layers": count(tensors, r"^transformer\.decoder\.layers\.(\d+)\."),
+    }
+    if "transformer.pos_trans.weight" in tensors:
+        rows = shape("query_embed.weight")[0] if "query_embed.weight" in tensors else 0
+        if "topk" in args:
+            common["max_detections"] = int(args["topk"])
+        return deformable_detr(
+            num_queries=one_to_one(rows, args, source, num_queries),
+            content_rows=rows,
+            look_forward_twice=args.get("look_forward_twice"),
+            **common,
+        )
+    if num_queries is not None:
+        raise UserError(f"num_queries: found {num_queries}, but a DINO checkpoint says itself how many it has")
+    if "num_select" in args:
+        common["max_detections"] = int(args["num_select"])
+    temperatures = {float(args.get(f"pe_temperature{axis}", 20)) for axis in "HW"}
+    if len(temperatures) > 1:
+        raise UserError(
+            f"checkpoint {source}: trained with two temperatures of the position encoding; expected one for both axes"
+        )
+    return dino(
+        num_queries=shape("transformer.tgt_embed.weight")[0],
+        shared_heads=heads_agree(tensors),
+        temperature=temperatures.pop(),
+        **common,
+    )
+
+
+def one_to_one(rows: int, args: Mapping[str, Any], source: str, asked: int | None) -> int:
+    """How many queries serve inference, of `rows` learned ones (0: the file does not say at all)."""
+    known = args.get("num_queries_one2one", args.get("num_queries") if rows == 0 else None)
+    if asked is not None:
+        known = asked
+    found = ONE_TO_ONE.get(rows or 300) if known is None else int(known)
+    if found is None or found < 1 or (rows and found > rows):
+        raise UserError(
+            f"checkpoint {source}: its {rows} learned queries do not tell how many serve inference; expected "
+            f"{shorten(ONE_TO_ONE)} rows, or num_queries from 1 to {rows} (found {known})"
+        )
+    return found
+
+
+def heads_agree(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all decoder layers have the same class and box head; true where there are shapes but no values."""
+    for key, first in tensors.items():
+        if re.match(r"(class|bbox)_embed\.0\.", key) and first.device.type != "meta":
+            name = key.split(".0.", 1)
+            copies = count(tensors, rf"^{name[0]}\.(\d+)\.")
+            if not all(torch.equal(first, tensors[f"{name[0]}.{k}.{name[1]}"]) for k in range(1, copies)):
+                return False
+    return True
+
+
+def infer_backbone(tensors: Mapping[str, Tensor], source: str, first_stage: int) -> BackboneConfig:
+    """ResNet, Swin or FocalNet, from the keys under `backbone.0.`. Raises UserError for any other."""
+    found = {
+        re.sub(r"^backbone\.0\.(body\.)?", "", key): tensor.shape
+        for key, tensor in tensors.items()
+        if key.startswith("backbone.0.")
+    }
+    if "layer1.0.conv3.weight" in found:
+        depths = tuple(count(found, rf"^layer{stage}\.(\d+)\.") for stage in range(1, 5))
+        return BackboneConfig("resnet", depths, first_stage=first_stage)
+    depths = tuple(count(found, rf"^layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+    table = "blocks.0.attn.relative_position_bias_table"
+    if f"layers.0.{table}" in found:
+        return BackboneConfig(
+            "swin",
+            depths,
+            width=found["patch_embed.proj.weight"][0],
+            heads=tuple(found[f"layers.{stage}.{table}"][1] for stage in range(4)),
+            window=(round(found[f"layers.0.{table}"][0] ** 0.5) + 1) // 2,
+            first_stage=first_stage,
+        )
+    focal = r"^layers\.0\.blocks\.0\.modulation\.focal_layers\.(\d+)\."
+    if focal_levels := count(found, focal):
+        return BackboneConfig(
+            "focalnet",
+            depths,
+            width=found["patch_embed.proj.weight"][0],
+            window=found["layers.0.blocks.0.modulation.focal_layers.0.0.weight"][-1],
+            focal_levels=focal_levels,
+            normalize_modulator=focal_levels == 4,  # no key tells; so it is in all L and XL models
+            first_stage=first_stage,
+        )
+    raise UserError(
+        f"checkpoint {source}: unknown backbone (keys {shorten(found)}); expected a ResNet of bottleneck blocks, "
+        "a Swin or a FocalNet under 'backbone.0.'"
+    )
+
+
+def count(keys: Iterable[str], pattern: str) -> int:
+    """How many different numbers stand where the pattern's group is."""
+    return len({match[1] for key in keys if (match := re.search(pattern, key))})
+
+
+# Our backbone's names → the official ones; each pattern is tried once, in this order.
+SWIN_NAMES = {
+    r"\.body\.swin\.embeddings\.patch_embeddings\.projection\.": ".body.patch_embed.proj.",
+    r"\.body\.swin\.embeddings\.norm\.": ".body.patch_embed.norm.",
+    r"\.body\.swin\.encoder\.": ".body.",
+    r"\.layernorm_before\.": ".norm1.",
+    r"\.layernorm_after\.": ".norm2.",
+    r"\.attention\.relative_position_bias\.": ".attn.",
+    r"\.attention\.o_proj\.": ".attn.proj.",
+    r"\.attention\.[qkv]_proj\.": ".attn.qkv.",
+}
+FOCALNET_NAMES = {
+    r"\.body\.embeddings\.patch_embeddings\.projection\.": ".body.patch_embed.proj.",
+    r"\.body\.embeddings\.norm\.": ".body.patch_embed.norm.",
+    r"\.body\.encoder\.stages\.(\d+)\.layers\.": r".body.layers.\1.blocks.",
+    r"\.body\.encoder\.stages\.": ".body.layers.",
+    r"\.downsample\.projection\.": ".downsample.proj.",
+    r"\.projection_in\.": ".f.",
+    r"\.projection_context\.": ".h.",
+    r"\.projection_out\.": ".proj.",
+}
+
+
+def official_name(key: str, config: OfficialConfig) -> str:
+    """Our name of a parameter or buffer → the checkpoint's, with `backbone.0.` for either backbone prefix."""
+    if config.family == "dino":
+        moved = {
+            "content.": "transformer.tgt_embed.",
+            "proposal_class.": "transformer.enc_out_class_embed.",
+            "proposal_box.": "transformer.enc_out_bbox_embed.",
+        }
+    else:
+        last = config.decoder_layers  # the proposals' head stands after those of the decoder layers
+        moved = {
+            "content.": "query_embed.",
+            "proposal_class.": f"class_embed.{last}.",
+            "proposal_box.": f"bbox_embed.{last}.",
+        }
+    for ours, official in moved.items():
+        if key.startswith(ours):
+            return official + key.removeprefix(ours)
+    if not key.startswith("backbone."):
+        return key
+    names = {"resnet": {}, "swin": SWIN_NAMES, "focalnet": FOCALNET_NAMES}[config.backbone.kind]
+    for pattern, replacement in names.items():
+        key = re.sub(pattern, replacement, key)
+    # Stage norms: by number from 1 in transformers' Swin, from the first stage read in ours of FocalNet.
+    key = re.sub(r"\.hidden_states_norms\.stage(\d)\.", lambda m: f".norm{int(m[1]) - 1}.", key)
+    key = re.sub(r"^backbone\.norms\.(\d)\.", lambda m: f"backbone.norm{int(m[1]) + config.backbone.first_stage}.", key)
+    return re.sub(r"^backbone\.(body\.)?", "backbone.0.", key)
+
+
+def ignored(key: str, config: OfficialConfig) -> bool:
+    """Keys of a checkpoint that inference has no use for."""
+    return (
+        re.match(r"transformer\.decoder\.(class|bbox)_embed\.", key) is not None  # the heads once more
+        or (key == "label_enc.weight" and config.family == "dino")  # denoising, in training only
+        or key.endswith((".relative_position_index", ".num_batches_tracked"))
+    )
+
+
+def model_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], config: OfficialConfig, source: str
+) -> dict[str, Tensor]:
+    """The checkpoint's tensors under our names, every one of `model`'s and nothing else.
+
+    Raises UserError that lists keys missing, left over, or of another shape.
+    """
+    official = {re.sub(r"^backbone\.0\.body\.", "backbone.0.", key): key for key in tensors}
+    found, missing, misshapen, used = {}, [], [], set()
+    for ours, expected in model.state_dict().items():
+        name = official_name(ours, config)
+        if name not in official:
+            missing.append(name)
+            continue
+        tensor = tensors[official[name]]
+        used.add(official[name])
+        if part := re.search(r"\.attention\.([qkv])_proj\.", ours):
+            tensor = tensor.chunk(3)["qkv".index(part[1])]
+        if tensor.shape != expected.shape:
+            misshapen.append(f"{official[name]} is {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
+        found[ours] = tensor
+    left = [key for key in tensors if key not in used and not ignored(key, config)]
+    problems = [
+        f"{what}: {shorten(dict.fromkeys(keys))}"
+        for what, keys in (("missing", missing), ("not known", left), ("of another shape", misshapen))
+        if keys
+    ]
+    if problems:
+        raise UserError(f"checkpoint {source} does not fit the detector that its keys describe. " + "; ".join(problems))
+    return found
