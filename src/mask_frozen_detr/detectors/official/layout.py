@@ -4,7 +4,7 @@ Everything outside the backbones bears the official names but for the few in `of
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -51,16 +51,18 @@ def infer_config(
                 f"checkpoint {source}: trained with {name} = {args[name]!r}; only {expected!r} is supported"
             )
 
-    def shape(key: str) -> torch.Size:
+    def shape(key: str, dimensions: int = 2) -> torch.Size:
         if key not in tensors:
             raise UserError(
                 f"checkpoint {source}: key {key!r} is missing (found {shorten(tensors)}); expected the official layout "
                 "of H-Deformable-DETR, DINO or two-stage Deformable DETR"
             )
+        if tensors[key].ndim != dimensions:
+            raise UserError(f"checkpoint {source}: {key!r} has {tensors[key].ndim} dimensions, expected {dimensions}")
         return tensors[key].shape
 
     levels, width = shape("transformer.level_embed")
-    kernels = [shape(f"input_proj.{level}.0.weight")[-1] for level in range(count(tensors, r"^input_proj\.(\d+)\."))]
+    kernels = [shape(f"input_proj.{level}.0.weight", 4)[-1] for level in range(count(tensors, r"^input_proj\.(\d+)\."))]
     if kernels.count(1) not in (3, 4):
         raise UserError(
             f"checkpoint {source}: {kernels.count(1)} of its 'input_proj' are 1 × 1, for as many backbone stages; "
@@ -69,7 +71,7 @@ def infer_config(
     heads = int(args.get("nheads", 8))
     samples = shape("transformer.encoder.layers.0.self_attn.attention_weights.weight")[0]
     common: dict[str, Any] = {
-        "backbone": infer_backbone(tensors, source, first_stage=4 - kernels.count(1)),
+        "backbone": infer_backbone(tensors, shape, source, first_stage=4 - kernels.count(1)),
         "num_classes": shape("class_embed.0.weight")[0],
         "levels": levels,
         "width": width,
@@ -122,49 +124,49 @@ def one_to_one(rows: int, args: Mapping[str, Any], source: str, asked: int | Non
 
 def heads_agree(tensors: Mapping[str, Tensor]) -> bool:
     """Whether all decoder layers have the same class and box head; true where there are shapes but no values."""
-    for key, first in tensors.items():
-        if re.match(r"(class|bbox)_embed\.0\.", key) and first.device.type != "meta":
-            name = key.split(".0.", 1)
-            copies = count(tensors, rf"^{name[0]}\.(\d+)\.")
-            if not all(torch.equal(first, tensors[f"{name[0]}.{k}.{name[1]}"]) for k in range(1, copies)):
+    for key, tensor in tensors.items():
+        if head := re.match(r"(class|bbox)_embed\.\d+\.", key):
+            first = tensors.get(f"{head[1]}_embed.0.{key.removeprefix(head[0])}", tensor)
+            if tensor.device.type != "meta" and not torch.equal(first, tensor):
                 return False
     return True
 
 
-def infer_backbone(tensors: Mapping[str, Tensor], source: str, first_stage: int) -> BackboneConfig:
+def infer_backbone(
+    tensors: Mapping[str, Tensor], shape: Callable[..., torch.Size], source: str, first_stage: int
+) -> BackboneConfig:
     """ResNet, Swin or FocalNet, from the keys under `backbone.0.`. Raises UserError for any other."""
-    found = {
-        re.sub(r"^backbone\.0\.(body\.)?", "", key): tensor.shape
-        for key, tensor in tensors.items()
-        if key.startswith("backbone.0.")
-    }
-    if "layer1.0.conv3.weight" in found:
-        depths = tuple(count(found, rf"^layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    keys = [key for key in tensors if key.startswith("backbone.0.")]
+    prefix = "backbone.0.body." if all(key.startswith("backbone.0.body.") for key in keys) else "backbone.0."
+    depths = tuple(count(keys, rf"\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    if all(depths):
         return BackboneConfig("resnet", depths, first_stage=first_stage)
-    depths = tuple(count(found, rf"^layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
-    table = "blocks.0.attn.relative_position_bias_table"
-    if f"layers.0.{table}" in found:
-        return BackboneConfig(
-            "swin",
-            depths,
-            width=found["patch_embed.proj.weight"][0],
-            heads=tuple(found[f"layers.{stage}.{table}"][1] for stage in range(4)),
-            window=(round(found[f"layers.0.{table}"][0] ** 0.5) + 1) // 2,
-            first_stage=first_stage,
-        )
-    focal = r"^layers\.0\.blocks\.0\.modulation\.focal_layers\.(\d+)\."
-    if focal_levels := count(found, focal):
+    depths = tuple(count(keys, rf"\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+    focal_levels = count(keys, r"\.layers\.0\.blocks\.0\.modulation\.focal_layers\.(\d+)\.")
+    if all(depths) and focal_levels:
         return BackboneConfig(
             "focalnet",
             depths,
-            width=found["patch_embed.proj.weight"][0],
-            window=found["layers.0.blocks.0.modulation.focal_layers.0.0.weight"][-1],
+            width=shape(f"{prefix}patch_embed.proj.weight", 4)[0],
+            window=shape(f"{prefix}layers.0.blocks.0.modulation.focal_layers.0.0.weight", 4)[-1],
             focal_levels=focal_levels,
             normalize_modulator=focal_levels == 4,  # no key tells; so it is in all L and XL models
             first_stage=first_stage,
         )
+    if all(depths) and any(".attn.relative_position_bias_table" in key for key in keys):
+        tables = [
+            shape(f"{prefix}layers.{stage}.blocks.0.attn.relative_position_bias_table") for stage in range(4)
+        ]  # ((2 · window - 1)², heads)
+        return BackboneConfig(
+            "swin",
+            depths,
+            width=shape(f"{prefix}patch_embed.proj.weight", 4)[0],
+            heads=tuple(heads for _, heads in tables),
+            window=(round(tables[0][0] ** 0.5) + 1) // 2,
+            first_stage=first_stage,
+        )
     raise UserError(
-        f"checkpoint {source}: unknown backbone (keys {shorten(found)}); expected a ResNet of bottleneck blocks, "
+        f"checkpoint {source}: unknown backbone (keys {shorten(keys)}); expected a ResNet of bottleneck blocks, "
         "a Swin or a FocalNet under 'backbone.0.'"
     )
 
