@@ -28,6 +28,7 @@ class Train:
     encoder_layer: int = 4  # the encoder layer whose maps are used, where the detector has several (Table 15)
 
     def run(self) -> None:
+        from accelerate import PartialState
         from accelerate.utils import set_seed
 
         from mask_frozen_detr.data.coco import load_split
@@ -52,6 +53,8 @@ class Train:
         evaluation = train(
             model, train_data, val_data, self.output, self.training, self.resume, overwrite=self.overwrite
         )
+        if not PartialState().is_main_process:
+            return
         if evaluation is not None:
             print(evaluation.table())
         print(f"The mask network lies in {self.output}")
@@ -157,7 +160,7 @@ class Demo:
     """The main job on synthetic scenes: nothing to download, some two minutes on two CPU cores."""
 
     output: Path = Path("demo-output")
-    iterations: int = 150
+    iterations: int = 220
     seed: int = 0
 
     def run(self) -> None:

@@ -28,7 +28,7 @@ class DemoConfig:
 
     train_images: int = 300
     val_images: int = 60
-    iterations: int = 150
+    iterations: int = 220
     batch: int = 4
     seed: int = 0
 
@@ -55,7 +55,7 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
     count = sum(p.numel() for p in model.network.parameters())
     print(f"3. Training a mask network of {count / 1e6:.1f} M parameters on it")
     training = TrainConfig(
-        iterations=config.iterations, batch=config.batch, lr=2e-3, warmup=20, log_every=5, seed=config.seed
+        iterations=config.iterations, batch=config.batch, lr=2e-3, warmup=20, ema=0.98, log_every=5, seed=config.seed
     )
     trained = train(model, train_data, val_data, output / "run", training, overwrite=True)
     assert trained is not None
