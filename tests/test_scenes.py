@@ -85,12 +85,7 @@ def test_pixels_change_at_the_mask_border(rendered):
 def test_all_classes_holes_and_sizes_occur(rendered):
     kinds = [kind for _, objects in rendered for kind, _ in objects]
     assert set(kinds) == set(range(len(CLASSES)))
-    holed = [
-        trace_contours(mask)[1]
-        for _, objects in rendered
-        for kind, mask in objects
-        if CLASSES[kind] == "ring"
-    ]
+    holed = [trace_contours(mask)[1] for _, objects in rendered for kind, mask in objects if CLASSES[kind] == "ring"]
     assert np.mean([count > 0 for count in holed]) > 0.3  # the others are covered or leave the image
     areas = np.array([mask.sum() for _, objects in rendered for _, mask in objects])
     assert (areas < 32**2).mean() > 0.2
@@ -247,9 +242,7 @@ def test_detector_round_trip(tmp_path):
     reloaded, processor = train_scene_detector.save(model, tmp_path)
     image, _ = render_scene(7)
     pixels = processor(images=image, return_tensors="pt")["pixel_values"]
-    assert torch.allclose(
-        pixels[0], train_scene_detector.to_pixels(image), atol=2 / 255
-    )  # training saw the same
+    assert torch.allclose(pixels[0], train_scene_detector.to_pixels(image), atol=2 / 255)  # training saw the same
     model.load_state_dict({key: value.half().to(value.dtype) for key, value in model.state_dict().items()})
     with torch.no_grad():
         expected, found = model(pixels), reloaded(pixels)

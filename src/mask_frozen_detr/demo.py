@@ -41,7 +41,9 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
     config = config or DemoConfig()
     start = time.perf_counter()
     print(f"1. Rendering {config.train_images} + {config.val_images} synthetic scenes with masks")
-    data = render_scenes(output / "scenes", config.train_images, config.val_images, config.seed)
+    data = output / f"scenes-{config.train_images}-{config.val_images}-{config.seed}"
+    if not data.exists():  # rendered whole or not at all
+        render_scenes(data, config.train_images, config.val_images, config.seed)
     train_data, val_data = load_split(data, "train"), load_split(data, "val")
 
     detector = load_detector(str(SCENE_DETECTOR))

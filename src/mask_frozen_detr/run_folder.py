@@ -67,11 +67,12 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> No
                     f"{path}: this run was started with {key} {saved[part].get(key)!r}, found {value!r}; "
                     "--resume goes on with the same options, another --output starts anew"
                 )
-    if saved["detector"]["weights"] != now["detector"]["weights"]:
-        raise UserError(
-            f"{path}: this run was started on {saved['detector']['name']}, found {now['detector']['name']} with other "
-            "weights; --resume goes on with the same detector"
-        )
+    for key in ("weights", "encoder_layer", "prompt"):
+        if saved["detector"].get(key) != now["detector"][key]:
+            raise UserError(
+                f"{path}: this run was started on {saved['detector']['name']}, found {now['detector']['name']} with "
+                f"another {key.replace('_', ' ')}; --resume goes on with the same detector"
+            )
 
 
 def check_finished_run(output: Path, now: dict[str, Any]) -> None:

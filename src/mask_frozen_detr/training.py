@@ -385,9 +385,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
     try:
-        return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+        accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
     except ValueError as error:
         raise UserError(f"precision: found {precision!r}, which does not work here: {error}") from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
+        raise UserError("precision: found 'fp16', which needs a GPU; expected 'fp32' or 'bf16' on a CPU")
+    return accelerator
 
 
 def _workers(device: torch.device) -> int:

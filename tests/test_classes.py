@@ -1,0 +1,68 @@
+"""Which class is which category."""
+
+import pytest
+
+from mask_frozen_detr.data.classes import classes_of, map_classes
+from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.errors import UserError
+
+NAMES = ["person", "traffic light", "tv", "teddy bear"]
+
+ROWS = {
+    "in another order, with gaps": (NAMES, {7: "tv", 3: "person"}, {7: 2, 3: 0}, "name"),
+    "case, spaces, hyphens, underscores": (NAMES, {1: "Traffic-Light", 2: "TEDDY_bear "}, {1: 1, 2: 3}, "name"),
+    "Pascal VOC's spellings": (["tvmonitor", "sofa"], {5: "couch", 6: "tv"}, {5: 1, 6: 0}, "name"),
+    "names here and there are missing": (["", "person", "", "tv"], {1: "person", 3: "tv"}, {1: 1, 3: 3}, "name"),
+    "an id is no reason where names fit": (["cat", "dog"], {0: "dog", 1: "cat"}, {0: 1, 1: 0}, "name"),
+    "no names: ids": ([""] * 91, {1: "person", 90: "toothbrush"}, {1: 1, 90: 90}, "category id"),
+    "no names, ids from 0": ([""] * 2, {0: "a", 1: "b"}, {0: 0, 1: 1}, "category id"),
+    "no names, ids too large, as many": ([""] * 3, {10: "a", 5: "b", 90: "c"}, {5: 0, 10: 1, 90: 2}, "order"),
+    "a name twice in the detector": (["cat", "cat"], {1: "cat"}, {1: 0}, "name"),
+    "a name twice in the data": (["cat", "dog"], {1: "cat", 2: "Cat"}, {1: 0}, "name"),
+}
+
+
+@pytest.mark.parametrize(("names", "categories", "index_of", "by"), ROWS.values(), ids=ROWS.keys())
+def test_matches(names, categories, index_of, by):
+    found = map_classes(names, categories)
+    assert found.index_of == index_of
+    assert found.category_of == {index: category for category, index in index_of.items()}
+    assert found.by == by
+    assert f"{len(index_of)} classes of detector and data match by {by}" in found.summary()
+
+
+def test_what_does_not_match_is_named():
+    found = map_classes(NAMES, {1: "person", 2: "unicorn", 3: "gnome"})
+    assert found.unmatched_categories == ["unicorn", "gnome"]
+    assert found.unmatched_classes == ["traffic light", "tv", "teddy bear"]
+    assert "unicorn, gnome" in found.summary()
+    assert "traffic light, tv, teddy bear" in found.summary()
+
+
+def test_a_second_category_of_a_name_is_named():
+    assert map_classes(["cat"], {1: "cat", 2: "Cat"}).unmatched_categories == ["Cat"]
+
+
+def test_long_lists_are_cut():
+    found = map_classes(["person"], {0: "person", **{index: f"thing {index}" for index in range(1, 30)}})
+    assert "thing 8 and 21 more" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("names", "categories", "expected"),
+    [
+        (["cat", "dog"], {0: "unicorn", 1: "gnome"}, ["unicorn, gnome", "cat, dog"]),  # as many, but named
+        ([""] * 3, {5: "a", 6: "b"}, ["a, b", "3 unnamed classes"]),
+        ([""] * 3, {-1: "a", 1: "b"}, ["a, b", "3 unnamed classes"]),
+    ],
+)
+def test_nothing_in_common_is_an_error(names, categories, expected):
+    with pytest.raises(UserError) as error:
+        map_classes(names, categories)
+    for words in expected:
+        assert words in str(error.value)
+
+
+def test_the_error_names_the_file(scenes_folder):
+    with pytest.raises(UserError, match=r"instances_val2017\.json: no category of the data is a class of the detector"):
+        classes_of(load_split(scenes_folder, "val"), ["cat"])

@@ -1,0 +1,379 @@
+"""A run that is killed at any moment goes on, and ends with the weights of the run that never was; nothing is lost.
+
+The killed runs are real processes that end by SIGKILL.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nursery import NURSERY, run_main
+
+from mask_frozen_detr import files, training
+from mask_frozen_detr.cli import main
+from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE, MaskFrozenDetr
+from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
+
+STEPS = 7
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3"
+VARIANTS = {
+    "plain": "--workers 0",
+    "ema, accumulation, odd log": "--workers 0 --ema 0.9 --batch 4 --accumulate 2 --log-every 2",
+    "a loader process": "--workers 1 --ema 0.5",
+}
+CLOCKS = {"images_per_second", "device_hours"}
+
+Killer = Callable[[], None]
+
+
+def die() -> None:
+    for worker in multiprocessing.active_children():  # they would end by themselves, but only after some seconds
+        worker.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
+
+
+def figures(output: Path) -> list[dict]:
+    """The metrics without what the clock decides."""
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines(output)]
+
+
+def evaluation(output: Path) -> dict:
+    saved = json.loads((output / f"evaluation-{STEPS}.json").read_text())
+    del saved["seconds"]
+    return saved
+
+
+@pytest.fixture(scope="module")
+def command(squashing_folder, scenes_folder) -> Callable[..., list[str]]:
+    """The command line of a run: `command(output, variant, *more)`."""
+
+    def build(output: Path, variant: str = "plain", *more: str) -> list[str]:
+        start = ["train", str(squashing_folder), str(scenes_folder), "--output", str(output)]
+        return [*start, *f"{NETWORK} {TRAINING} {VARIANTS[variant]}".split(), *more]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory) -> Callable[[str], Path]:
+    """The run folder of a variant's run that nobody killed."""
+    runs: dict[str, Path] = {}
+
+    def run(variant: str) -> Path:
+        if variant not in runs:
+            output = tmp_path_factory.mktemp("undisturbed") / "run"
+            assert main(command(output, variant)) == 0
+            runs[variant] = output
+        return runs[variant]
+
+    return run
+
+
+# --- where a run is killed: each replaces a function, in the child alone, by one that dies ---
+
+
+def at_call(owner: object, name: str, number: int, only: str = "") -> Killer:
+    """Dies at the `number`-th call of `owner.name` (of those that name a file `only`)."""
+
+    def patch() -> None:
+        original, seen = getattr(owner, name), 0
+
+        def counted(*args, **options):
+            nonlocal seen
+            seen += any(only in str(argument) for argument in args)
+            if seen == number:
+                die()
+            return original(*args, **options)
+
+        setattr(owner, name, counted)
+
+    return patch
+
+
+def in_the_midst_of_a_file(only: str) -> Killer:
+    """Dies with half of the second such file written."""
+
+    def patch() -> None:
+        original, seen = Path.write_bytes, 0
+
+        def torn(self: Path, data: bytes) -> int:
+            nonlocal seen
+            seen += only in self.name
+            if seen < 2:
+                return original(self, data)
+            original(self, data[: len(data) // 2])
+            die()
+            return 0
+
+        Path.write_bytes = torn  # type: ignore[method-assign]
+
+    return patch
+
+
+def in_the_midst_of_a_line() -> None:
+    """Dies with half of the fifth line of metrics written."""
+    original, seen = training.append_metrics, 0
+
+    def torn(output: Path, line: dict) -> None:
+        nonlocal seen
+        seen += 1
+        original(output, line)
+        if seen == 5:
+            path = output / METRICS_FILE
+            path.write_text(path.read_text()[:-30])
+            die()
+
+    training.append_metrics = torn
+
+
+MOMENTS: dict[str, Killer] = {
+    "with half of the folder made": at_call(files.os, "fsync", 1),
+    "before the first step": at_call(training, "step_losses", 1),
+    "before the first checkpoint": at_call(training, "step_losses", 3),
+    "in the step after a checkpoint": at_call(training, "step_losses", 4),
+    "with half a checkpoint written": in_the_midst_of_a_file("checkpoint"),
+    "before a checkpoint takes its place": at_call(files.os, "replace", 2, only=CHECKPOINT_FILE),
+    "with half a line of metrics written": in_the_midst_of_a_line,
+    "before the weights are written": at_call(training, "save_network_weights", 1),
+    "in the last evaluation": at_call(training, "evaluate", 1),
+    "before the checkpoint is given up": at_call(Path, "unlink", 2, only=CHECKPOINT_FILE),
+}
+
+
+def be_killed(moment: str, arguments: list[str]) -> None:
+    """What the child does."""
+    MOMENTS[moment]()
+    run_main(arguments, {})
+
+
+def kill(arguments: list[str], moment: str) -> None:
+    """Runs a command line up to a moment."""
+    child = NURSERY.Process(target=be_killed, args=(moment, arguments))
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def check_same_outcome(output: Path, expected: Path) -> None:
+    assert (output / WEIGHTS_FILE).read_bytes() == (expected / WEIGHTS_FILE).read_bytes()
+    assert figures(output) == figures(expected)
+    assert evaluation(output) == evaluation(expected)
+    left = {path.name for path in output.iterdir()}
+    assert left == {path.name for path in expected.iterdir()}, "a torso or a checkpoint was left behind"
+    assert CHECKPOINT_FILE not in left
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment(moment, command, undisturbed, tmp_path):
+    kill(command(tmp_path / "run"), moment)
+    assert main(command(tmp_path / "run", "plain", "--resume")) == 0
+    check_same_outcome(tmp_path / "run", undisturbed("plain"))
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "plain"])
+def test_killed_three_times(variant, command, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    kill(command(output, variant), "with half a checkpoint written")
+    kill(command(output, variant, "--resume"), "before the first step")
+    kill(command(output, variant, "--resume"), "in the last evaluation")
+    assert main(command(output, variant, "--resume")) == 0
+    check_same_outcome(output, undisturbed(variant))
+
+
+def test_variants_differ(undisturbed):
+    """Or equal weights would show nothing."""
+    weights = {(undisturbed(variant) / WEIGHTS_FILE).read_bytes() for variant in VARIANTS}
+    assert len(weights) == len(VARIANTS)
+
+
+def test_killed_from_outside(command, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    child = NURSERY.Process(target=run_main, args=(command(output), {}))
+    child.start()
+    metrics = output / METRICS_FILE
+    while child.is_alive() and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        time.sleep(0.005)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert main(command(output, "plain", "--resume")) == 0
+    check_same_outcome(output, undisturbed("plain"))
+
+
+# --- what --resume refuses, and what a fresh start does ---
+
+
+@pytest.fixture(scope="module")
+def killed_once(command, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("killed") / "run"
+    kill(command(output), "in the step after a checkpoint")
+    return output
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path) -> Path:
+    """A run folder with a checkpoint of step 3."""
+    return shutil.copytree(killed_once, tmp_path / "run")
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("--lr 2e-3", ["lr", "0.001", "0.002"]),
+        ("--seed 1", ["seed"]),
+        ("--iterations 9", ["iterations", "7", "9"]),
+        ("--precision bf16", ["precision"]),
+        ("--ema 0.5", ["ema"]),
+        ("--no-flip", ["augment"]),
+        ("--mask-width 16", ["mask_width", "8", "16"]),
+    ],
+)
+def test_other_options_are_refused(more, words, command, killed, capsys):
+    before = contents(killed)
+    assert main(command(killed, "plain", "--resume", *more.split())) == 2
+    message = capsys.readouterr().err
+    for word in [CHECKPOINT_FILE, *words]:
+        assert word in message
+    assert contents(killed) == before
+
+
+def test_other_data_and_other_detectors_are_refused(command, killed, scenes_folder, padding_folder, capsys, tmp_path):
+    arguments = command(killed, "plain", "--resume")
+    fewer = tmp_path / "data"
+    (fewer / "annotations").mkdir(parents=True)
+    (fewer / "train2017").symlink_to(scenes_folder / "train2017")
+    content = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
+    known = next(raw for raw in content["annotations"] if raw["category_id"] == 1)
+    content["annotations"].remove(known)
+    (fewer / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    assert main([*arguments[:2], str(fewer), *arguments[3:]]) == 2
+    assert "instances" in capsys.readouterr().err
+    assert main([arguments[0], str(padding_folder), *arguments[2:]]) == 2
+    assert "detector" in capsys.readouterr().err
+
+
+def test_what_does_not_decide_the_weights_may_change(command, killed, undisturbed):
+    more = ["--workers", "1", "--log-every", "4", "--checkpoint-every", "2"]
+    assert main(command(killed, "plain", "--resume", *more)) == 0
+    assert (killed / WEIGHTS_FILE).read_bytes() == (undisturbed("plain") / WEIGHTS_FILE).read_bytes()
+    assert [line["step"] for line in lines(killed)] == [1, 2, 3, 4, 7]
+
+
+def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch):
+    before = contents(undisturbed("plain"))
+    monkeypatch.setattr(training, "evaluate", None)  # calling it would fail
+    assert main(command(undisturbed("plain"), "plain", "--resume")) == 0
+    shown = capsys.readouterr()
+    assert "finished" in shown.err
+    assert "box" in shown.out  # the table of its last evaluation
+    assert contents(undisturbed("plain")) == before
+    assert main(command(undisturbed("plain"), "plain", "--resume", "--iterations", "9")) == 2
+    assert "iterations" in capsys.readouterr().err
+
+
+def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, tiny_network, squashing):
+    saved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    config = training.TrainConfig(
+        iterations=STEPS, checkpoint_every=3, log_every=1, min_box_iou=0, lr=saved["lr"], workers=0
+    )
+    found = training.train(model, *scenes, undisturbed("plain"), config, resume=True, quiet=True)
+    assert found is not None
+    written = json.loads((undisturbed("plain") / f"evaluation-{STEPS}.json").read_text())
+    assert {"step": STEPS, **found.as_dict()} == written
+    expected = MaskFrozenDetr.from_pretrained(undisturbed("plain"), squashing).network.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.network.state_dict().items())
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_a_fresh_start_destroys_nothing(state, command, undisturbed, killed, capsys):
+    output = undisturbed("plain") if state == "finished" else killed
+    before = contents(output)
+    assert main(command(output)) == 2
+    message = capsys.readouterr().err
+    for word in (str(output), state, "--resume", "--overwrite", "--output"):
+        assert word in message
+    assert contents(output) == before
+
+
+def test_overwrite_starts_anew(command, killed, undisturbed, capsys):
+    arguments = command(killed, "plain", "--overwrite")
+    assert main([*arguments, "--resume"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    (killed / METRICS_FILE).write_text("of the old run\n")
+    (killed / "evaluation-3.json").write_text("{}")
+    assert main(arguments) == 0
+    check_same_outcome(killed, undisturbed("plain"))
+
+
+def test_an_overwrite_that_is_killed_never_mixes_runs(command, killed, undisturbed):
+    """The new run has other options: were it to go on from the old checkpoint, --resume would say so."""
+    kill(command(killed, "a loader process", "--overwrite"), "before the first checkpoint")
+    assert main(command(killed, "a loader process", "--resume")) == 0
+    check_same_outcome(killed, undisturbed("a loader process"))
+
+
+def test_resume_without_a_run_starts_one(command, undisturbed, tmp_path):
+    assert main(command(tmp_path / "run", "plain", "--resume")) == 0
+    check_same_outcome(tmp_path / "run", undisturbed("plain"))
+
+
+# --- checkpoints that are none ---
+
+
+class Runs:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["noise", "empty", "cut short", "code", "another dictionary", "a tensor"])
+def test_bad_checkpoints_are_refused(kind, command, killed, capsys, tmp_path):
+    path, ran = killed / CHECKPOINT_FILE, tmp_path / "ran"
+    if kind == "noise":
+        path.write_bytes(b"not a checkpoint at all")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "code":
+        torch.save({"step": 1, "network": Runs(ran)}, path)
+    else:
+        torch.save({"model": torch.zeros(1)} if kind == "another dictionary" else torch.zeros(1), path)
+    before = contents(killed)
+    assert main(command(killed, "plain", "--resume")) == 2
+    assert str(path) in capsys.readouterr().err
+    assert not ran.exists()
+    assert contents(killed) == before
+
+
+def test_the_folder_says_what_made_it(undisturbed, squashing_folder):
+    names = {path.name for path in undisturbed("plain").iterdir()}
+    assert names == {CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, METRICS_FILE, f"evaluation-{STEPS}.json", "tensorboard"}
+    saved = json.loads((undisturbed("plain") / CONFIG_FILE).read_text())
+    assert saved["detector"]["name"] == str(squashing_folder)
+    resolved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
+    assert resolved["iterations"] == resolved["steps"] == STEPS
+    assert resolved["augment"]["flip"] is True
+    assert [line["step"] for line in lines(undisturbed("plain"))] == list(range(1, STEPS + 1))
+    assert list((undisturbed("plain") / "tensorboard").iterdir())

@@ -1,0 +1,496 @@
+"""The training loop: what it may not touch, what it must learn, what it does with nothing to learn from."""
+
+import errno
+import json
+import math
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nursery import NURSERY, run_main
+from safetensors.torch import load_file
+
+from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector, training
+from mask_frozen_detr.data.augment import AugmentConfig
+from mask_frozen_detr.data.classes import classes_of
+from mask_frozen_detr.data.coco import CocoData, Skipped, load_split
+from mask_frozen_detr.data.dataset import TrainingData, collate, no_targets
+from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.losses import LossConfig
+from mask_frozen_detr.matching import Matcher
+from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.network import MaskNetworkConfig, training_free
+from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, load_checkpoint
+from mask_frozen_detr.training import TrainConfig, frozen_fingerprint, step_losses, train
+
+CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3)
+
+
+def build(detector, network: MaskNetworkConfig, seed: int = 0) -> MaskFrozenDetr:
+    torch.manual_seed(seed)
+    return MaskFrozenDetr.build(detector, network)
+
+
+def metrics(output: Path) -> list[dict]:
+    return [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
+
+
+def samples(detector, data: CocoData, count: int, augment: AugmentConfig | None = None) -> list:
+    """The first images as training samples, not augmented."""
+    augment = augment or AugmentConfig(flip=False, multi_scale=False, crop=False)
+    images = TrainingData(data, classes_of(data, detector.info.class_names), detector.info.preprocessing, augment, 0)
+    return [images[index, index] for index in range(count)]
+
+
+def losses_and_gradients(model: MaskFrozenDetr, pieces: list[list]) -> tuple[float, list[torch.Tensor]]:
+    """Of the sum over `pieces`, each a forward pass of its own."""
+    matcher = Matcher(model.detector.info.costs, model.detector.info.score_rule)
+    config = LossConfig(sampled_points=False)
+    model.network.zero_grad()
+    total = 0.0
+    for piece in pieces:
+        found = step_losses(model.network, model, matcher, collate(piece), config, None)
+        loss = found["bce"] + found["dice"] + found["iou"]
+        loss.backward()
+        total += loss.item()
+    return total, [parameter.grad.clone() for parameter in model.network.parameters()]
+
+
+# --- the detector stays as it is ---
+
+
+@pytest.mark.parametrize("kind", ["squashing", "padding"])
+def test_the_detector_is_bit_identical_and_not_saved(kind, request, scenes, tiny_network, tmp_path):
+    detector = request.getfixturevalue(kind)
+    model = build(detector, tiny_network)
+    before, fingerprint = hash_weights(detector.model), frozen_fingerprint(model)
+    network_before = hash_weights(model.network)
+    config = replace(CONFIG, augment=AugmentConfig(multi_scale=False), checkpoint_every=1)
+    saved: list[dict] = []
+    original = training.save_torch_atomic
+    training.save_torch_atomic = lambda path, state: (saved.append(state), original(path, state))[1]
+    try:
+        train(model, scenes[0], None, tmp_path, config, quiet=True)
+    finally:
+        training.save_torch_atomic = original
+    assert hash_weights(detector.model) == before == fingerprint == frozen_fingerprint(model)
+    assert hash_weights(model.network) != network_before
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in detector.parameters())
+    assert not any(module.training for module in detector.model.modules())
+    expected = set(model.network.state_dict())
+    assert set(load_file(tmp_path / WEIGHTS_FILE)) == expected
+    assert saved
+    assert all(set(state["network"]) == expected for state in saved)
+    trained = sum(parameter.numel() for parameter in model.network.parameters())
+    kept = saved[-1]["optimizer"]["state"].values()
+    assert sum(entry["exp_avg"].numel() for entry in kept) == trained
+
+
+# --- it learns ---
+
+
+def test_tiny_overfit(scenes_folder, tmp_path):
+    """Two scenes, the detector of the demo: the IoU of matched queries' masks rises far over that of their boxes."""
+    data = load_split(scenes_folder, "train")
+    data = replace(data, images=data.images[:2])
+    model = build(
+        load_detector(str(SCENE_DETECTOR)), MaskNetworkConfig(image_layers=1, box_layers=1, mask_width=32, roi_size=16)
+    )
+    augment = AugmentConfig(flip=False, crop=False)
+    config = replace(CONFIG, iterations=16, lr=3e-3, min_box_iou=0.5, augment=augment)
+    train(model, data, None, tmp_path, config, quiet=True)
+    lines = metrics(tmp_path)
+    assert lines[0]["matched_iou"] < 0.6
+    assert lines[-1]["matched_iou"] > 0.75
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["loss"] == pytest.approx(sum(lines[-1][key] for key in ("bce", "dice", "iou")), abs=1e-5)
+
+
+# --- nothing to learn from ---
+
+
+@pytest.mark.parametrize("empty", [[1], [0, 1]])
+def test_images_without_ground_truth(empty, squashing, scenes, tiny_network):
+    model = build(squashing, tiny_network)
+    chosen = samples(squashing, scenes[0], 2)
+    for index in empty:
+        chosen[index] = replace(chosen[index], targets=no_targets())
+    total, gradients = losses_and_gradients(model, [chosen])
+    assert all(gradient.isfinite().all() for gradient in gradients), "every parameter has a gradient, for DDP"
+    if len(empty) == 2:
+        assert total == 0
+        assert not any(gradient.any() for gradient in gradients)
+    else:
+        alone, expected = losses_and_gradients(model, [chosen[:1]])
+        assert total == pytest.approx(alone, rel=1e-3)  # one image's convolutions may round otherwise than two's
+        for found, reference in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(found, reference, rtol=1e-2, atol=1e-3 * max(1.0, reference.abs().max().item()))
+
+
+def test_a_run_in_which_no_box_overlaps(squashing, scenes, tiny_network, tmp_path):
+    """Every step has nothing to learn: it goes on, with zeros that are numbers."""
+    model = build(squashing, tiny_network)
+    train(model, scenes[0], None, tmp_path, replace(CONFIG, min_box_iou=0.99, weight_decay=0.0), quiet=True)
+    assert [line["loss"] for line in metrics(tmp_path)] == [0.0, 0.0]
+    assert all(parameter.isfinite().all() for parameter in model.network.parameters())
+
+
+@pytest.mark.parametrize("change", ["no annotation", "crowds only", "other classes only"])
+def test_nothing_to_learn_from_is_an_error(change, squashing, scenes, tiny_network, tmp_path):
+    def changed(annotations: tuple) -> tuple:
+        if change == "no annotation":
+            return ()
+        if change == "crowds only":
+            return tuple(replace(annotation, iscrowd=True) for annotation in annotations)
+        return tuple(replace(annotation, category_id=5) for annotation in annotations)  # a cross
+
+    images = [replace(record, annotations=changed(record.annotations)) for record in scenes[0].images]
+    data = replace(scenes[0], images=images)
+    with pytest.raises(UserError, match=r"instances_train2017.*no image has an annotation to learn from"):
+        train(build(squashing, tiny_network), data, None, tmp_path / "run", CONFIG, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+# --- one step ---
+
+
+def test_accumulation_equals_the_bigger_batch(padding, scenes, tiny_network):
+    """Of a detector that pads: pieces are padded less than the whole, so their images are of one size here."""
+    model = build(padding, tiny_network)
+    chosen = samples(padding, scenes[0], 4)
+    size = chosen[0].image.shape[1:]
+    chosen = [
+        replace(sample, image=torch.nn.functional.interpolate(sample.image[None], size=size)[0]) for sample in chosen
+    ]
+    whole, expected = losses_and_gradients(model, [chosen])
+    split, gradients = losses_and_gradients(model, [chosen[:1], chosen[1:3], chosen[3:]])
+    assert whole > 1
+    assert split == pytest.approx(whole, rel=1e-5)
+    for found, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(found, reference, rtol=1e-3, atol=1e-5 * max(1.0, reference.abs().max().item()))
+
+
+def test_accumulation_in_the_loop(squashing, scenes, tiny_network, tmp_path):
+    """All through `train`: the same weights, up to rounding, from 4 images at once and from 4 times one."""
+    weights = []
+    for accumulate in (1, 4):
+        model = build(squashing, tiny_network)
+        config = replace(
+            CONFIG, batch=4, accumulate=accumulate, lr=1e-2, weight_decay=0.0, loss=LossConfig(sampled_points=False)
+        )
+        train(model, scenes[0], None, tmp_path / str(accumulate), config, quiet=True)
+        weights.append(torch.cat([parameter.flatten() for parameter in model.network.parameters()]).detach())
+    first, second = (metrics(tmp_path / str(accumulate)) for accumulate in (1, 4))
+    for a, b in zip(first, second, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["matched_iou"] == pytest.approx(b["matched_iou"], abs=1e-3)
+    start = torch.cat([parameter.flatten() for parameter in build(squashing, tiny_network).network.parameters()])
+    moved = (weights[0] - start).norm()
+    assert (weights[0] - weights[1]).norm() < 0.05 * moved
+
+
+def test_accumulation_that_does_not_divide_the_batch(squashing, scenes, tiny_network, tmp_path):
+    with pytest.raises(UserError, match="batch: found 2, expected a multiple"):
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path, replace(CONFIG, accumulate=3), quiet=True)
+
+
+def test_the_loss_is_that_of_a_mean_over_objects(squashing, scenes, tiny_network, tmp_path):
+    """Logged: sums over matched masks, by the number of objects in the step."""
+    model = build(squashing, tiny_network)
+    plain = AugmentConfig(flip=False, multi_scale=False, crop=False)
+    config = replace(CONFIG, iterations=1, batch=10, augment=plain, loss=LossConfig(sampled_points=False))
+    chosen = samples(
+        squashing,
+        scenes[0],
+        len(
+            TrainingData(
+                scenes[0], classes_of(scenes[0], squashing.info.class_names), squashing.info.preprocessing, plain, 0
+            )
+        ),
+    )
+    config = replace(config, batch=len(chosen))
+    total, _ = losses_and_gradients(model, [chosen])
+    objects = sum(len(sample.targets.labels) for sample in chosen)
+    train(model, scenes[0], None, tmp_path, config, quiet=True)
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx(total / objects, rel=1e-4)
+
+
+# --- rates, precision ---
+
+
+def test_the_schedule_is_the_papers():
+    config = TrainConfig(lr=1.5e-4)
+    rates = [config.rate(step, 100) for step in range(100)]
+    assert rates[:90] == [1.5e-4] * 90
+    assert rates[90:95] == pytest.approx([1.5e-5] * 5)
+    assert rates[95:] == pytest.approx([1.5e-6] * 5)
+
+
+def test_warm_up_is_linear():
+    config = TrainConfig(lr=1.0, warmup=4, drops=())
+    assert [config.rate(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "steps"),
+    [
+        (TrainConfig(), 118_000, 354_000),  # six epochs of two images
+        (TrainConfig(epochs=1, batch=4), 10, 3),  # the last images of an epoch are not lost
+        (TrainConfig(epochs=0.1), 2, 1),
+        (TrainConfig(iterations=7), 118_000, 7),
+    ],
+)
+def test_iterations_or_epochs(config, images, steps):
+    assert config.steps(images) == steps
+
+
+def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    seen: list[float] = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *args, **options):
+        seen.append(self.param_groups[0]["lr"])
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    config = replace(CONFIG, iterations=4, warmup=2, drops=(0.75,))
+    train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
+    assert seen == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4])
+    assert [line["lr"] for line in metrics(tmp_path)] == pytest.approx(seen)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the default is another on a GPU")
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision(precision, dtype, squashing, scenes, tiny_network, tmp_path):
+    """fp32 by default on a CPU, bf16 on request; weights, and what is saved, are fp32 in any case."""
+    model = build(squashing, tiny_network)
+    seen: set[torch.dtype] = set()
+    layer = next(module for module in model.network.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    train(model, scenes[0], None, tmp_path, replace(CONFIG, precision=precision, ema=0.5), quiet=True)
+    assert seen == {dtype}
+    assert {value.dtype for value in load_file(tmp_path / WEIGHTS_FILE).values()} == {torch.float32}
+    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="works on a GPU")
+def test_fp16_without_a_gpu_is_a_clear_error(squashing, scenes, tiny_network, tmp_path):
+    with pytest.raises(UserError, match="precision: found 'fp16'"):
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path, replace(CONFIG, precision="fp16"), quiet=True)
+
+
+def test_the_mean_of_weights_is_what_is_saved(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    history: list[torch.Tensor] = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *args, **options):
+        result = original(self, *args, **options)
+        history.append(torch.cat([p.detach().flatten() for group in self.param_groups for p in group["params"]]))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    model = build(squashing, tiny_network)
+    train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=3, ema=0.75, lr=1e-2), quiet=True)
+    expected = history[0]
+    for weights in history[1:]:
+        expected = 0.75 * expected + 0.25 * weights
+    saved = load_file(tmp_path / WEIGHTS_FILE)
+    found = torch.cat([saved[name].flatten() for name, _ in model.network.named_parameters()])
+    torch.testing.assert_close(found, expected)
+    assert (found - history[-1]).abs().max() > 1e-4
+
+
+# --- when it fails ---
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    def spoil(*args, **options):
+        found = step_losses(*args, **options)
+        return {**found, "bce": found["bce"] * float("nan")} if len(seen) == 3 else found
+
+    seen: list[None] = []
+    monkeypatch.setattr(
+        training, "step_losses", lambda *args, **options: (seen.append(None), spoil(*args, **options))[1]
+    )
+    config = replace(CONFIG, iterations=8, log_every=8, checkpoint_every=2)  # the third step spoils the weights
+    with pytest.raises(UserError, match=r"not finite any more at iteration 4.*--lr"):
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
+    state = load_checkpoint(tmp_path / CHECKPOINT_FILE)  # of before
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert not (tmp_path / WEIGHTS_FILE).exists()
+
+    seen.clear()
+    with pytest.raises(UserError, match=r"the loss is nan at iteration 3.*--precision fp32"):
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path / "b", replace(config, log_every=1), quiet=True)
+
+
+@pytest.mark.parametrize("victim", [CHECKPOINT_FILE, METRICS_FILE, WEIGHTS_FILE])
+def test_a_full_disk(victim, squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    """A clear message that names the file; an older checkpoint stays."""
+    stem = Path(victim).stem
+    calls: list[str] = []
+    real_replace, real_open = os.replace, open
+
+    def full(path: object) -> None:
+        if stem in Path(str(path)).name:
+            calls.append(str(path))
+            if len(calls) == (1 if victim == WEIGHTS_FILE else 2):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def replace_file(source, target):
+        full(target)
+        real_replace(source, target)
+
+    def open_file(path, mode="r", *args, **options):
+        if mode == "a":
+            full(path)
+        return real_open(path, mode, *args, **options)
+
+    monkeypatch.setattr("mask_frozen_detr.files.os.replace", replace_file)
+    monkeypatch.setattr("mask_frozen_detr.run_folder.open", open_file, raising=False)
+    model = build(squashing, tiny_network)
+    with pytest.raises(UserError, match=rf"{victim}: cannot be written: No space left on device"):
+        train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=4, checkpoint_every=1), quiet=True)
+    assert load_checkpoint(tmp_path / CHECKPOINT_FILE)["step"] == (4 if victim == WEIGHTS_FILE else 1)
+    assert not list(tmp_path.glob(".*.part*"))
+
+
+def test_unreadable_images_are_named_and_counted(squashing, scenes, tiny_network, tmp_path, capsys):
+    known = {record.id for record in scenes[0].images}
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(scenes[0].images[0].path.read_bytes()[:-2000])
+    images = [replace(scenes[0].images[0], path=broken), *scenes[0].images[1:]]
+    images[1] = replace(images[1], path=tmp_path / "gone.jpg")
+    images[2] = replace(images[2], width=images[2].width + 1)
+    data = replace(scenes[0], images=images)
+    train(build(squashing, tiny_network), data, None, tmp_path / "run", replace(CONFIG, iterations=10))
+    shown = capsys.readouterr().err
+    assert len(known) == len(images)
+    usable = len(
+        TrainingData(
+            data, classes_of(data, squashing.info.class_names), squashing.info.preprocessing, AugmentConfig(), 0
+        )
+    )
+    bad = [record for record in images[:3] if any(a.category_id <= 3 for a in record.annotations)]
+    assert bad
+    for record in bad:
+        assert f"skipped: {record.path}" in shown
+    assert f"{len(bad)} of {usable} images could not be used" in shown
+
+
+def test_not_one_readable_image(squashing, scenes, tiny_network, tmp_path):
+    images = [replace(record, path=tmp_path / f"gone-{record.id}.jpg") for record in scenes[0].images]
+    data = replace(scenes[0], images=images)
+    with pytest.raises(UserError, match=r"not one training image can be read, the first: .*gone-\d+\.jpg"):
+        train(build(squashing, tiny_network), data, None, tmp_path / "run", CONFIG, quiet=True)
+    assert not (tmp_path / "run" / WEIGHTS_FILE).exists()
+
+
+def test_broken_annotations_are_counted_at_the_end(squashing, scenes, tiny_network, tmp_path, capsys):
+    data = replace(scenes[0], skipped=[Skipped("annotation 1", "no segmentation"), Skipped("annotation 2", "bbox: 0")])
+    train(build(squashing, tiny_network), data, None, tmp_path / "run", CONFIG)
+    assert "2 entries of instances_train2017.json were broken and have been skipped" in capsys.readouterr().err
+
+
+def test_val_data_of_other_classes_is_refused_before_anything_is_written(squashing, scenes, tiny_network, tmp_path):
+    val = replace(scenes[1], categories={1: "cat"}, annotation_file=Path("instances_val.json"))
+    with pytest.raises(UserError, match=r"instances_val\.json: no category of the data is a class of the detector"):
+        train(build(squashing, tiny_network), scenes[0], val, tmp_path / "run", CONFIG, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_without_parameters_is_refused(padding, scenes, tmp_path):
+    with pytest.raises(UserError, match="no part that could learn"):
+        train(MaskFrozenDetr.build(padding, training_free(stem=False)), scenes[0], None, tmp_path, CONFIG, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch": 0},
+        {"accumulate": 0},
+        {"iterations": 0},
+        {"epochs": 0.0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"ema": 1.0},
+        {"min_box_iou": -0.1},
+        {"seed": -1},
+        {"seed": 1 << 23},
+        {"workers": -2},
+        {"log_every": 0},
+        {"checkpoint_every": 0},
+    ],
+)
+def test_options_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        TrainConfig(**options)
+
+
+def test_the_largest_seed_works(squashing, scenes, tiny_network, tmp_path):
+    config = replace(CONFIG, seed=(1 << 23) - 1)
+    train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
+    assert np.isfinite([line["loss"] for line in metrics(tmp_path)]).all()
+
+
+# --- several processes ---
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny_network, tmp_path):
+    """The same batches, shared out; in some steps one process has no matched query and the other has."""
+    options = (
+        "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 5 --batch 4 --workers 0 --log-every 1"
+        " --lr 1e-3 --min-box-iou 0.3 --no-sampled-points --evaluate-every 3"
+    )
+    for world in (1, 2):
+        output, port = tmp_path / str(world), free_port()
+        arguments = ["train", str(squashing_folder), str(scenes_folder), "--output", str(output), *options.split()]
+        children = []
+        for rank in range(world):
+            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+            environment = {key: str(value) for key, value in places.items()} if world > 1 else {}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+            children.append(NURSERY.Process(target=run_main, args=(arguments, environment)))
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(timeout=100)
+            assert child.exitcode == 0
+    one, two = (metrics(tmp_path / str(world)) for world in (1, 2))
+    assert any(line["matched_iou"] > 0 for line in one)
+    for a, b in zip(one, two, strict=True):
+        for key in ("loss", "bce", "dice", "iou", "matched_iou"):
+            assert a[key] == pytest.approx(b[key], rel=2e-3, abs=1e-5), key
+    single, shared = (load_file(tmp_path / str(world) / WEIGHTS_FILE) for world in (1, 2))
+    start = build(load_detector(str(squashing_folder)), tiny_network).network.state_dict()
+    moved, apart = (
+        sum((a[key] - b[key]).square().sum() for key in start) ** 0.5 for a, b in ((single, start), (single, shared))
+    )
+    assert apart < 0.05 * moved  # Adam makes much of the rounding of gradients next to nothing
+    first, second = (json.loads((tmp_path / str(world) / "evaluation-3.json").read_text()) for world in (1, 2))
+    assert first["images"] == second["images"] == 5
+
+
+# --- evaluation on the way ---
+
+
+def test_periodic_evaluation(squashing, scenes, tiny_network, tmp_path):
+    config = replace(CONFIG, iterations=4, evaluate_every=2)
+    found = train(build(squashing, tiny_network), *scenes, tmp_path, config, quiet=True)
+    assert found is not None
+    assert found.images == len(scenes[1].images)
+    assert {path.name for path in tmp_path.glob("evaluation-*")} == {"evaluation-2.json", "evaluation-4.json"}
+    assert json.loads((tmp_path / "evaluation-4.json").read_text())["step"] == 4
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
