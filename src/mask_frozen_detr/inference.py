@@ -31,10 +31,10 @@ class TopDetections:
 def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold: float = 0.0) -> list[TopDetections]:
     """The `count` best pairs of (B, Q, K) logits, image by image: the detector's own post-processing.
 
-    With sigmoid classes a query may appear under several of them; with softmax it has one.
+    With sigmoid classes a query may appear under several of them; with softmax, or a prompt, it has one.
     """
     scores = rule.scores(logits.float())
-    if rule.kind == "softmax":
+    if rule.one_label:
         best, labels = scores.max(-1)  # (B, Q)
         values, queries = best.topk(min(count, best.shape[1]), dim=1)
         labels = labels.gather(1, queries)
@@ -108,17 +108,22 @@ def _instances(
     keep_probabilities: bool,
 ) -> Instances:
     height, width = size
-    pasted = [paste_probabilities(mask, frame, height, width) for mask, frame in zip(masks, frames, strict=True)]
+    binary, probabilities, confidence = [], [], []
+    for mask, frame in zip(masks, frames, strict=True):  # one by one: a hundred large ones would be gigabytes
+        pasted = paste_probabilities(mask, frame, height, width)
+        binary.append(pasted.above(MASK_THRESHOLD))
+        if iou is None:
+            confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
+        if keep_probabilities:
+            probabilities.append(pasted)
     class_scores = top.scores.cpu().numpy()
     if iou is not None:  # equation 13
         factors = iou[inverse, top.labels].cpu().numpy()
     else:  # equation 2
-        confidence = np.array([mask_confidence(crop, MASK_THRESHOLD) for crop in pasted], dtype=np.float32)
-        factors = confidence[inverse.cpu().numpy()]
+        factors = np.array(confidence, dtype=np.float32)[inverse.cpu().numpy()]
     scale = torch.tensor([width, height, width, height])
     boxes = box_convert(detections.boxes[b, top.query_index].float().cpu(), "cxcywh", "xyxy") * scale
     which = inverse.tolist()
-    binary = [crop.above(MASK_THRESHOLD) for crop in pasted]
     labels = top.labels.cpu().numpy()
     instances = Instances(
         boxes=boxes.numpy(),
@@ -129,7 +134,7 @@ def _instances(
         crops=[binary[k] for k in which],
         height=height,
         width=width,
-        probability_crops=[pasted[k] for k in which] if keep_probabilities else None,
+        probability_crops=[probabilities[k] for k in which] if keep_probabilities else None,
     )
     return instances[np.argsort(-instances.scores, kind="stable")]
 

@@ -18,6 +18,7 @@ from torch import nn
 from mask_frozen_detr.data.images import read_image, to_rgb
 from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
 from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_atomic, write_json_atomic
 from mask_frozen_detr.inference import segment
@@ -74,7 +75,12 @@ class MaskFrozenDetr(nn.Module):
         if not isinstance(detector, FrozenDetector):
             revision = identity.revision if detector is None else None
             try:
-                detector = load_detector(str(detector or identity.name), revision=revision)
+                detector = load_detector(
+                    str(detector or identity.name),
+                    revision=revision,
+                    encoder_layer=identity.encoder_layer or DEFAULT_ENCODER_LAYER,
+                    prompt=identity.prompt,
+                )
             except UserError as error:
                 raise UserError(
                     f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
@@ -84,6 +90,11 @@ class MaskFrozenDetr(nn.Module):
             raise UserError(
                 f"{run}: the mask network belongs to detector {identity.name!r} (weights {identity.weights[:12]}…), "
                 f"but {found.name!r} has other weights ({found.weights[:12]}…); masks would be wrong"
+            )
+        if identity.encoder_layer not in (None, found.encoder_layer):
+            raise UserError(
+                f"{run}: the mask network was trained on the maps of encoder layer {identity.encoder_layer}, found "
+                f"those of layer {found.encoder_layer}; load the detector with encoder_layer={identity.encoder_layer}"
             )
         network = MaskNetwork(saved.network, saved.shapes)
         load_network_weights(network, folder / WEIGHTS_FILE)

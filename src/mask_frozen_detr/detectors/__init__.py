@@ -5,6 +5,7 @@ from mask_frozen_detr.detectors.families import FAMILIES, register_detector
 from mask_frozen_detr.detectors.family import Family, Maps, Tokens
 from mask_frozen_detr.detectors.family_table import format_families
 from mask_frozen_detr.detectors.load import load_detector
+from mask_frozen_detr.detectors.transformers_detector import TransformersDetector
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +17,7 @@ __all__ = [
     "Identity",
     "Maps",
     "Tokens",
+    "TransformersDetector",
     "format_families",
     "load_detector",
     "register_detector",

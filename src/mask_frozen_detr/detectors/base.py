@@ -78,12 +78,16 @@ class ScoreRule:
 
     kind: str = "sigmoid"
     max_detections: int = 100
-    one_label: bool = False  # a query has its best class alone; always so with softmax
+    best_only: bool = False  # a query stands for its best class alone; with softmax it always does
 
     def __post_init__(self) -> None:
         if self.kind not in ("sigmoid", "softmax"):
             raise ValueError(f"score rule: found {self.kind!r}, expected 'sigmoid' or 'softmax'")
-        object.__setattr__(self, "one_label", self.one_label or self.kind == "softmax")
+
+    @property
+    def one_label(self) -> bool:
+        """Whether a query has one class, not several."""
+        return self.best_only or self.kind == "softmax"
 
     def scores(self, logits: Tensor) -> Tensor:
         """(…, K or K + 1) logits → (…, K) probabilities."""

@@ -38,6 +38,7 @@ class TransformersDetector(FrozenDetector):
         self.family, self.prompt = family, prompt
         self._taken: dict[str, Any] = {}
         self._levels = 0
+        self.encoder_layer: int | None = None  # the one that was chosen, where there are several
         stem = family.stems.get(backbone_type(model.config), "")
         if stem and stem in dict(model.named_modules()):  # backbones of timm that are no ResNets have no layer1
             self._tap("stem", model.get_submodule(stem))
@@ -45,7 +46,9 @@ class TransformersDetector(FrozenDetector):
             self._tap("maps", self._module(family.features.module))
         else:
             layers = as_list(self._module(family.features.layers))
-            self._tap("tokens", layers[min(encoder_layer, len(layers)) - 1])
+            chosen = min(encoder_layer, len(layers))
+            self._tap("tokens", layers[chosen - 1])
+            self.encoder_layer = chosen if len(layers) > 1 else None
             projections = as_list(self._module(family.features.projections))
             self._levels = len(projections)
             for level, projection in enumerate(projections):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from mask_frozen_detr.detectors.prompt import Prompt, read_prompt
 from mask_frozen_detr.detectors.transformers_detector import (
     DEFAULT_ENCODER_LAYER,
     TransformersDetector,
-    as_list,
     backbone_type,
 )
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
@@ -57,14 +57,12 @@ def load_transformers_detector(
     text = None
     if names is not None:
         text = Prompt(names, _load(name, "tokenizer", AutoTokenizer, revision), config.max_text_len)
-    layers = 0 if isinstance(family.features, Maps) else len(as_list(model.get_submodule(family.features.layers)))
     info = DetectorInfo(
         identity=Identity(
             name,
             getattr(config, "_commit_hash", None) or revision,
             hash_weights(model),
             config.model_type,
-            encoder_layer=min(encoder_layer, layers) if layers > 1 else None,
             prompt=None if text is None else text.text,
         ),
         class_names=names or class_names(config),
@@ -72,7 +70,9 @@ def load_transformers_detector(
         costs=matching_costs(config, family),
         score_rule=score_rule(config, family),
     )
-    return TransformersDetector(model, info, family, encoder_layer, text)
+    detector = TransformersDetector(model, info, family, encoder_layer, text)
+    info.identity = replace(info.identity, encoder_layer=detector.encoder_layer)
+    return detector
 
 
 def class_names(config: Any) -> list[str]:
@@ -83,7 +83,7 @@ def class_names(config: Any) -> list[str]:
 def score_rule(config: Any, family: Family) -> ScoreRule:
     """How the family's own post-processing scores and chooses."""
     count = family.detections if isinstance(family.detections, int) else getattr(config, family.detections)
-    return ScoreRule("softmax" if family.background else "sigmoid", count, one_label=family.prompted)
+    return ScoreRule("softmax" if family.background else "sigmoid", count, best_only=family.prompted)
 
 
 def matching_costs(config: Any, family: Family) -> MatchingCosts:

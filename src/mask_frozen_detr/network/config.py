@@ -5,6 +5,7 @@ from typing import Literal
 
 EncoderKind = Literal["deformable", "swin", "convnext", "none"]
 HeadKind = Literal["dot-product", "segmenter"]
+StemKind = Literal["auto", "backbone", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class MaskNetworkConfig:
     query_o2o: bool = False  # object-to-object attention, equation 10: lowers AP in the paper
     roi_align: bool = True  # Table 1; off = equation 1
     roi_size: int = 32  # r of Table 10
-    stem: bool = True  # add the backbone's stride-4 map C₁ where the detector has one (Table 1)
+    stem: bool = True  # add the backbone's stride-4 map C₁ to E₁ (Table 1)
+    stem_from: StemKind = "auto"  # C₁ of the backbone, or a stem learned from the pixels; auto: C₁ where there is one
     neck: bool = True  # 1 × 1 conv and GroupNorm on C₁, equation 14 (Table 12)
     head: HeadKind = "dot-product"  # Table 14
     mask_scoring: bool = True  # equations 12 and 13; off = equation 2 (Table 12)
@@ -42,6 +44,8 @@ class MaskNetworkConfig:
                 raise ValueError(
                     f"{name}_encoder {kind!r} with {layers} layers: 'none' goes with 0 layers, others with 1 or more"
                 )
+        if self.stem_from not in ("auto", "backbone", "pixels"):
+            raise ValueError(f"stem_from: found {self.stem_from!r}, expected 'auto', 'backbone' or 'pixels'")
         if self.head not in ("dot-product", "segmenter"):
             raise ValueError(f"head: found {self.head!r}, expected 'dot-product' or 'segmenter'")
         if self.mask_width is not None and (self.mask_width < 8 or self.mask_width % 8):

@@ -5,6 +5,8 @@ Letters: B images, d width, h × w cells of F.
 
 from collections.abc import Sequence
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,8 +52,17 @@ class Fusion(nn.Module):
     it is not. Raises ValueError where that would make a training-free network learn.
     """
 
-    def __init__(self, width: int, stride: int, stem_width: int | None, neck: bool, trainable: bool = True):
+    def __init__(
+        self,
+        width: int,
+        stride: int,
+        stem_width: int | None,
+        neck: bool,
+        trainable: bool = True,
+        stem_stride: int = 4,
+    ):
         super().__init__()
+        self.stem_factor = stem_stride / 4  # above 1 for a stem that is not as fine as C₁
         self.uses_stem = stem_width is not None
         self.factor = stride / 4 if stride > 4 else 1.0
         self.stride = stride / self.factor  # input pixels a cell of F
@@ -91,6 +102,11 @@ class Fusion(nn.Module):
             stem = self.neck(stem, stem_valid)
         elif self.projection is not None:
             stem = self.projection(stem)
+        if self.stem_factor > 1:
+            if stem_valid is not None:
+                stem = repeat_edges(stem, stem_valid)
+            stem = F.interpolate(stem, scale_factor=self.stem_factor, mode="bilinear", align_corners=False)
+            stem_valid = None if stem_valid is None else upsampled_cells(stem_valid, self.stem_factor, stem.shape[2:])
         h, w = stem.shape[2:]
         encoded = F.pad(encoded, (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2])))
         fused = stem + encoded[:, :, :h, :w]
@@ -104,6 +120,15 @@ def repeat_edges(maps: Tensor, valid: Tensor) -> Tensor:
     columns = torch.arange(w, device=maps.device).minimum(valid[:, 0].sum(1, keepdim=True) - 1)  # (B, w)
     images = torch.arange(len(maps), device=maps.device)[:, None, None]
     return maps.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def upsampled_cells(valid: Tensor, factor: float, shape: Sequence[int]) -> Tensor:
+    """`valid` (B, h, w) of a map, for the map of `shape` that F.interpolate makes of it."""
+    rows, columns = (
+        torch.arange(size, device=valid.device) < (count * factor).floor()[:, None]
+        for size, count in zip(shape, (valid[:, :, 0].sum(1), valid[:, 0].sum(1)), strict=True)
+    )
+    return rows[:, :, None] & columns[:, None]
 
 
 def valid_cells(pixel_mask: Tensor, shape: Sequence[int], stride: int) -> Tensor:

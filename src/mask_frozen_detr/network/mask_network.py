@@ -18,6 +18,9 @@ from mask_frozen_detr.network.heads import HEADS
 from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.query_encoder import QueryLayer
+from mask_frozen_detr.network.stem import PixelStem, stem_source
+
+BOXES_AT_A_TIME = 8
 
 
 @dataclass
@@ -45,9 +48,11 @@ class MaskNetwork(nn.Module):
         self.config, self.shapes = config, shapes
         self.image_encoder = IMAGE_ENCODERS[config.image_encoder](shapes.feature_widths, config.image_layers)
         d = self.image_encoder.width
-        # A detector whose finest map is at stride 4 already gets neither neck nor C₁ (Table 16).
-        stem_width = shapes.stem_width if config.stem and shapes.strides[0] > 4 else None
-        self.fusion = Fusion(d, shapes.strides[0], stem_width, config.neck, config.trainable)
+        source = stem_source(config, shapes)
+        self.pixel_stem = PixelStem() if source == "pixels" else None
+        stem_width = {"none": None, "backbone": shapes.stem_width, "pixels": PixelStem.width}[source]
+        self.stem_stride = shapes.stem_stride if source == "backbone" else 4
+        self.fusion = Fusion(d, shapes.strides[0], stem_width, config.neck, config.trainable, self.stem_stride)
         c = d if config.mask_width is None else config.mask_width
         if config.mask_width is None and shapes.query_width != d and not config.trainable:
             raise ValueError(
@@ -74,13 +79,16 @@ class MaskNetwork(nn.Module):
         """
         features = detections.features
         stem = detections.stem if self.fusion.uses_stem else None
+        if self.pixel_stem is not None:
+            assert detections.pixels is not None, "the mask network learns from the pixels, but the detector gave none"
+            stem = self.pixel_stem(detections.pixels, pixel_mask)
         valid = stem_valid = None
         if bool((pixel_mask == 0).any()):
             valid = [
                 valid_cells(pixel_mask, level.shape[2:], stride)
                 for level, stride in zip(features, self.shapes.strides, strict=True)
             ]
-            stem_valid = None if stem is None else valid_cells(pixel_mask, stem.shape[2:], 4)
+            stem_valid = None if stem is None else valid_cells(pixel_mask, stem.shape[2:], self.stem_stride)
         encoded = self.image_encoder(features, valid)  # (B, d, H_1, W_1)
         maps = self.fusion(encoded, stem, valid and valid[0], stem_valid)  # F: (B, d, H/4, W/4)
         maps = self.map_mapper(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, c, H/4, W/4)
@@ -92,6 +100,23 @@ class MaskNetwork(nn.Module):
             return MaskOutput(self.head(queries, maps[image_index]), None, frames.expand(len(places), 4))
 
         frames = pixel_boxes(places, pixel_mask, image_index)
+        pieces = [slice(0, len(frames))]
+        if frames.device.type == "cpu" and not torch.is_grad_enabled() and not self.config.query_o2o:
+            # Boxes do not see each other: few at a time stay in the processor's cache.
+            pieces = [slice(i, i + BOXES_AT_A_TIME) for i in range(0, len(frames), BOXES_AT_A_TIME)] or pieces
+        parts = [
+            self._segment_boxes(maps, queries[part], places[part], frames[part], image_index[part]) for part in pieces
+        ]
+        logits = torch.cat([mask for mask, _ in parts])
+        iou = None if self.scoring is None else torch.cat([score for _, score in parts if score is not None])
+        if iou is not None and self.shapes.num_classes == 1:  # the classes of a prompt share one score
+            iou = iou.expand(-1, detections.logits.shape[-1])
+        return MaskOutput(logits, iou, frames)
+
+    def _segment_boxes(
+        self, maps: Tensor, queries: Tensor, places: Tensor, frames: Tensor, image_index: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """F (B, c, H/4, W/4) and M queries (M, c) with their boxes → mask logits (M, r, r), IoU (M, K) or None."""
         rois = torch.cat([image_index[:, None].to(frames), frames], 1)
         size = self.config.roi_size
         boxes = roi_align(  # R: (M, c, r, r)
@@ -102,7 +127,7 @@ class MaskNetwork(nn.Module):
             if self.query_layers:
                 queries = self.query_layers[index](queries, boxes, places, image_index)
         logits = self.head(queries, boxes)
-        return MaskOutput(logits, None if self.scoring is None else self.scoring(logits, boxes), frames)
+        return logits, None if self.scoring is None else self.scoring(logits, boxes)
 
 
 def pixel_boxes(places: Tensor, pixel_mask: Tensor, image_index: Tensor) -> Tensor:

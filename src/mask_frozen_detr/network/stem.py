@@ -1,0 +1,54 @@
+"""Where the stride-4 detail comes from: the backbone's C₁ (paper, section 3.1), or a stem learned from the pixels.
+
+The paper's detectors all have C₁. Vision transformers have no map finer than their patches; for them, `PixelStem` is
+one choice, their earliest map another, and E₁ upsampled, with nothing added to it, the third.
+Letters: B images, H × W padded input.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask_frozen_detr.detectors.base import DetectorShapes
+from mask_frozen_detr.network.config import MaskNetworkConfig
+
+StemSource = Literal["backbone", "pixels", "none"]
+FALLBACK: StemSource = "none"  # what "auto" means for a detector without a stride-4 map
+
+
+def stem_source(config: MaskNetworkConfig, shapes: DetectorShapes) -> StemSource:
+    """What is added to E₁. Raises ValueError where it shall be a map that the detector does not have."""
+    if not config.stem or shapes.strides[0] <= 4:  # E₁ at stride 4 gets neither neck nor C₁ (Table 16)
+        return "none"
+    if config.stem_from == "backbone" and shapes.stem_width is None:
+        raise ValueError("stem_from 'backbone': the detector has no map finer than E₁; expected 'pixels' or 'auto'")
+    if config.stem_from != "auto":
+        return config.stem_from
+    if shapes.stem_width is not None and shapes.stem_stride == 4:
+        return "backbone"
+    if not config.trainable or (FALLBACK == "backbone" and shapes.stem_width is None):
+        return "none"
+    return FALLBACK
+
+
+class PixelStem(nn.Module):
+    """Two 4 × 4 convolutions of stride 2: each cell is centred on its own pixels. 6,952 parameters.
+
+    Padding is kept 0 in between, as beyond an image's own border, so that a padded batch changes nothing.
+    """
+
+    hidden, width = 16, 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, self.hidden, 4, stride=2, padding=1)
+        self.second = nn.Conv2d(self.hidden, self.width, 4, stride=2, padding=1)
+
+    def forward(self, pixels: Tensor, pixel_mask: Tensor) -> Tensor:
+        """pixels (B, 3, H, W), pixel_mask (B, H, W), 1 = image → (B, width, ⌈H/4⌉, ⌈W/4⌉)."""
+        H, W = pixels.shape[2:]
+        margin = (0, -W % 4, 0, -H % 4)
+        pixels, inside = F.pad(pixels, margin), F.pad(pixel_mask, margin)[:, None].to(pixels.dtype)
+        half = F.gelu(self.first(pixels * inside)) * inside[:, :, ::2, ::2]  # (B, hidden, H/2, W/2)
+        return F.gelu(self.second(half))
