@@ -174,8 +174,7 @@ def test_coco_results_file_loads_and_scores(instances, tmp_path):
         "images": [{"id": 11, "height": HEIGHT, "width": WIDTH}],
         "categories": [{"id": 90, "name": "dog"}, {"id": 1, "name": "person"}],
         "annotations": [
-            entry
-            | {"id": i + 1, "iscrowd": 0, "area": float(box[2:].prod()), "segmentation": entry["segmentation"]}
+            entry | {"id": i + 1, "iscrowd": 0, "area": float(box[2:].prod()), "segmentation": entry["segmentation"]}
             for i, (entry, box) in enumerate(zip(truth.to_coco(11, [1, None, 90]), boxes, strict=True))
         ],
     }

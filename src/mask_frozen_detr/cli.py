@@ -1,12 +1,12 @@
 """The command line: train, evaluate and predict, each a typed dataclass with a `run`."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
@@ -18,8 +18,12 @@ class Train:
     """Train masks for a frozen detector."""
 
     output: Path  # the run folder
-    detector: Positional[str | None] = None  # hub id, folder or official checkpoint file of the detector
-    data: Positional[Path | None] = None  # COCO-format data: a folder with train and, better, val splits
+    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = (
+        None  # hub id, folder or official checkpoint file of the detector
+    )
+    data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = (
+        None  # COCO-format data: a folder with train and, better, val splits
+    )
     recipe: str | None = None  # a row of the paper (`recipes` lists them): the defaults of all other options
     network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -203,7 +207,7 @@ class Detectors:
     """The families of detectors that masks can be trained for."""
 
     def run(self) -> None:
-        from mask_frozen_detr.detectors.families import format_families
+        from mask_frozen_detr.detectors.family_table import format_families
 
         print(format_families())
 
@@ -266,8 +270,8 @@ def _check_place(path: Path) -> None:
         raise UserError(f"{path}: is a folder, expected the name of a file to write")
 
 
-def _commands(train: Train | None):
-    """The command line's type; `train` holds the defaults of a recipe."""
+def _commands(train: Train | None) -> type:
+    """The command line's type, with a field `command`; `train` holds the defaults of a recipe."""
     first = tyro.conf.subcommand("train") if train is None else tyro.conf.subcommand("train", default=train)
     commands = (
         Annotated[Train, first]
@@ -279,14 +283,17 @@ def _commands(train: Train | None):
         | Annotated[Detectors, tyro.conf.subcommand("detectors")]
         | Annotated[Convert, tyro.conf.subcommand("convert")]
     )
-    return OmitArgPrefixes[OmitSubcommandPrefixes[commands]]  # type: ignore[valid-type]
+    # As a field of a class: of a bare union tyro's messages would speak by an inner name of its own.
+    return make_dataclass(
+        "Commands", [("command", Annotated[commands, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes])]
+    )
 
 
 def _recipe_defaults(arguments: list[str]) -> Train | None:
     """The recipe that the arguments name, as defaults of `train`: options beside it override single fields."""
     names = [
         following if argument == "--recipe" else argument.removeprefix("--recipe=")
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True)
         if argument == "--recipe" or argument.startswith("--recipe=")
     ]
     if not names or "train" not in arguments[:1]:
@@ -307,7 +314,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after printing what the user can mend."""
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        command = tyro.cli(_commands(_recipe_defaults(given)), prog="mask-frozen-detr", args=given, description=__doc__)
+        commands = _commands(_recipe_defaults(given))
+        command = tyro.cli(commands, prog="mask-frozen-detr", args=given, description=__doc__).command
     except UserError as error:
         print(f"mask-frozen-detr: {error}", file=sys.stderr)
         return 2
@@ -319,9 +327,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mask-frozen-detr: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # the disk is full, or this is not permitted
-        if error.filename is None or error.strerror is None:
+        if error.strerror is None:
             raise
-        print(f"mask-frozen-detr: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"mask-frozen-detr: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mask-frozen-detr: interrupted", file=sys.stderr)

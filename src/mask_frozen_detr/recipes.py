@@ -94,7 +94,7 @@ def find_recipe(name: str) -> Recipe:
 def format_recipes(found: list[Recipe]) -> str:
     """A plain text table with the paper's figures."""
     head = ("recipe", "AP", "AP50", "AP75", "APs", "APm", "APl", "G MACs", "M params", "GPU h", "box AP", "detector")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for recipe in found:
         row = recipe.row
         figures = (

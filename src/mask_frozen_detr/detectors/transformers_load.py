@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -97,6 +98,8 @@ def find_family(name: str, revision: str | None = None) -> Family:
     """Raises UserError where the configuration is missing or of a model type that the table does not have."""
     try:
         settings, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+        if not settings:  # what transformers gives for a file that is not there
+            raise OSError("config.json is missing or empty")
     except (OSError, ValueError) as error:
         what = "the folder has no readable config.json" if Path(name).is_dir() else "no such folder or hub model"
         raise UserError(
@@ -171,7 +174,7 @@ def _load_model(name: str, family: Family, revision: str | None) -> nn.Module:
         )
     except ImportError as error:
         raise UserError(f"{name}: a package is missing: {_first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: the weights cannot be read: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -5,8 +5,6 @@ Letters: B images, d width, h × w cells of F.
 
 from collections.abc import Sequence
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
