@@ -45,6 +45,8 @@ def blinker(model: nn.Module) -> None:
                         module.weight.mul_(kept.view(shape))
             elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and module.stride not in (1, (1, 1)):
                 module.kernel_size, module.padding = module.stride, 0
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()  # they were of what it no longer sees
 
 
 @dataclass

@@ -384,7 +384,7 @@ ANNOTATIONS: dict[str, tuple[dict | str, str]] = {
         {**GOOD, "images": [{**GOOD["images"][0], "file_name": "z.jpg"}]},
         "none of its 1 image files",
     ),
-    "no JSON": ("{1", "is not JSON"),
+    "no JSON": ("eggs, flour, a pound of butter", "is not JSON"),
     "JSON cut short": ('{"images": [', "truncated?"),
     "an empty file": ("", "is empty"),
     "a key missing": ({"images": []}, "no key 'annotations'"),

@@ -37,9 +37,11 @@ def pixels(detector) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @both
-def test_frozen_and_in_eval_mode_whatever_is_asked(detector):
-    for mode in (detector, detector.train(), detector.eval(), detector.train(True)):
-        assert not any(module.training for module in mode.modules())
+def test_frozen_and_in_eval_mode_whatever_is_asked(folder):
+    detector = load_detector(str(folder))
+    for ask in (lambda: None, detector.train, detector.eval, lambda: detector.train(True)):
+        ask()
+        assert not any(module.training for module in detector.modules())
     assert list(detector.parameters())
     assert not any(parameter.requires_grad for parameter in detector.parameters())
 

@@ -81,7 +81,7 @@ def test_the_detector_is_bit_identical_and_not_saved(kind, request, scenes, tiny
     assert hash_weights(detector.model) == before == fingerprint == frozen_fingerprint(model)
     assert hash_weights(model.network) != network_before
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in detector.parameters())
-    assert not any(module.training for module in detector.model.modules())
+    assert not any(module.training for module in detector.modules())
     expected = set(model.network.state_dict())
     assert set(load_file(tmp_path / WEIGHTS_FILE)) == expected
     assert saved

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -315,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         commands = _commands(_recipe_defaults(given))
-        command = tyro.cli(commands, prog="mask-frozen-detr", args=given, description=__doc__).command
+        command: Any = tyro.cli(commands, prog="mask-frozen-detr", args=given, description=__doc__).command
     except UserError as error:
         print(f"mask-frozen-detr: {error}", file=sys.stderr)
         return 2

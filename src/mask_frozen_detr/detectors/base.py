@@ -113,9 +113,10 @@ class FrozenDetector(nn.Module, ABC):
 
     def __init__(self, model: nn.Module, info: DetectorInfo):
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.requires_grad_(False)
         self.info = info
         self._shapes: DetectorShapes | None = None
+        self.eval()
 
     @abstractmethod
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
