@@ -23,7 +23,8 @@ def draw_detections(
         logits=torch.randn(1, queries, shapes.num_classes, generator=generator),
         boxes=torch.cat([centres, sides], -1),  # some reach beyond the image
         features=[level(c, stride) for c, stride in zip(shapes.feature_widths, shapes.strides, strict=True)],
-        stem=None if shapes.stem_width is None else level(shapes.stem_width, 4),
+        stem=None if shapes.stem_width is None else level(shapes.stem_width, shapes.stem_stride),
+        pixels=level(3, 1),
     )
 
 
@@ -52,7 +53,8 @@ def pad_batch(
         logits=torch.cat([one.logits for one in alone]),
         boxes=torch.cat([one.boxes for one in alone]),
         features=[join([one.features[level] for one in alone], stride) for level, stride in enumerate(shapes.strides)],
-        stem=join(stems, 4) if stems else None,
+        stem=join(stems, shapes.stem_stride) if stems else None,
+        pixels=join([one.pixels for one in alone if one.pixels is not None], 1),
     )
     return batch, pixel_mask
 

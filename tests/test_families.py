@@ -1,6 +1,9 @@
 """Every family of the table: detections equal the model's own, masks learn, padding and reloading change nothing."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,8 @@ from synthetic_detections import scatter_parameters
 from torch import Tensor, nn
 from transformers.utils import is_cv2_available
 
+from mask_frozen_detr.cli import main
+from mask_frozen_detr.data.scenes import CLASSES, SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import (
     FAMILIES,
     Detections,
@@ -319,6 +324,20 @@ def test_the_encoder_layer_is_the_one_that_was_asked_for(model_type, layer, fold
     assert any(torch.allclose(joined, state, atol=1e-5) for state in states[layer : layer + 1])
 
 
+@pytest.mark.parametrize("model_type", ["detr", "dab-detr", "deformable_detr", "rt_detr"])
+def test_backbones_of_timm_have_a_stem(model_type, tmp_path):
+    """Published checkpoints of the older families have them."""
+    pytest.importorskip("timm")
+    last = (4,) if model_type in ("detr", "dab-detr") else (2, 3, 4)
+    changes = {
+        "backbone_config": lambda: transformers.TimmBackboneConfig(backbone="resnet18", out_indices=last),
+        "encoder_in_channels": [128, 256, 512],
+    }
+    tiny = TinyModel("timm", model_type, changes)
+    shapes = tiny.load(tiny.save(tmp_path)).shapes
+    assert (shapes.stem_width, shapes.stem_stride) == (64, 4)
+
+
 # --- the stem of detectors without a stride-4 map ---
 
 
@@ -398,6 +417,27 @@ def test_a_prompt_for_a_detector_with_classes_is_refused(folders):
         load_detector(folders(TinyModel("rt_detr", "rt_detr")), prompt="cat.")
 
 
+# --- the documentation ---
+
+
+@pytest.mark.slow
+def test_the_walk_through_runs(tmp_path, monkeypatch):
+    """Fine-tune boxes with transformers' Trainer, freeze, train masks, predict: docs/detectors.md, with fewer steps."""
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "finetune.py").write_text(next(block for block in blocks if "trainer.train()" in block))
+    render_scenes(tmp_path / "scenes", train=6, val=3)
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(SCENE_DETECTOR), "scenes", "my-detector", "2"]
+    subprocess.run([sys.executable, "finetune.py", *arguments], check=True, timeout=280)
+    options = ["--output", "runs/mine", "--iterations", "2", "--mask-width", "16", "--roi-size", "8"]
+    assert main(["train", "my-detector", "scenes", *options]) == 0
+    assert main(["predict", "runs/mine", "scenes/val2017", "--output", "out"]) == 0
+    assert (tmp_path / "out" / "predictions.json").exists()
+    saved = json.loads((tmp_path / "runs/mine/mask_frozen_detr.json").read_text())
+    assert saved["detector"]["weights"] != load_detector(SCENE_DETECTOR).info.identity.weights  # its own weights
+    assert saved["class_names"] == list(CLASSES)
+
+
 # --- the table ---
 
 
@@ -455,8 +495,7 @@ def test_an_unknown_detr_is_told_which_taps_were_looked_for(fork):
     assert "register_detector(Family('my_detr', 'ForkForObjectDetection'" in message
 
 
-def test_a_registered_detector_loads(fork, monkeypatch):
-    monkeypatch.setattr("mask_frozen_detr.detectors.families.FAMILIES", FAMILIES)
+def test_a_registered_detector_loads(fork):
     register_detector(
         Family(
             "my_detr",

@@ -330,6 +330,21 @@ def test_scores_are_class_score_times_iou(model, photo, squashing, tiny_network)
         assert found.scores[k] == pytest.approx(found.class_scores[k] * factor, rel=1e-4)
 
 
+def test_a_batch_in_which_one_image_shows_nothing(model, squashing, scenes):
+    images = [read_image(record.path) for record in scenes[1].images[:2]]
+    tensors = [squashing.info.preprocessing(image) for image in images]
+    sizes = [(image.height, image.width) for image in images]
+    best = [squashing(*collate_images([tensor])).logits.sigmoid().max().item() for tensor in tensors]
+    assert best[0] != best[1]
+    found = segment(squashing, model.network.eval(), *collate_images(tensors), sizes, score_threshold=min(best) + 1e-6)
+    counts = [len(instances) for instances in found]
+    assert counts[best.index(min(best))] == 0
+    assert max(counts) > 0
+    assert [(instances.height, instances.width) for instances in found] == sizes
+    nothing = segment(squashing, model.network, *collate_images(tensors), sizes, score_threshold=1.0)
+    assert [len(instances) for instances in nothing] == [0, 0]
+
+
 # --- padded batches ---
 
 

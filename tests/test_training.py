@@ -18,7 +18,7 @@ from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector, training
 from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData, Skipped, load_split
-from mask_frozen_detr.data.dataset import TrainingData, collate, no_targets
+from mask_frozen_detr.data.dataset import SampleOrder, TrainingData, collate, no_targets
 from mask_frozen_detr.data.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.losses import LossConfig
@@ -382,6 +382,17 @@ def test_unreadable_images_are_named_and_counted(squashing, scenes, tiny_network
     for record in bad:
         assert f"skipped: {record.path}" in shown
     assert f"{len(bad)} of {usable} images could not be used" in shown
+
+
+def test_bad_images_at_the_very_start_do_not_end_the_run(squashing, scenes, tiny_network, tmp_path):
+    usable = [record for record in scenes[0].images if any(a.category_id <= 3 for a in record.annotations)]
+    first = [item for ((item, _),) in SampleOrder(len(usable), 1, 3, CONFIG.seed)]
+    images = list(usable)
+    for index in first[:2]:
+        images[index] = replace(images[index], path=tmp_path / f"gone-{index}.jpg")
+    config = replace(CONFIG, iterations=3, batch=1)
+    train(build(squashing, tiny_network), replace(scenes[0], images=images), None, tmp_path / "run", config, quiet=True)
+    assert [line["loss"] > 0 for line in metrics(tmp_path / "run")] == [False, False, True]
 
 
 def test_not_one_readable_image(squashing, scenes, tiny_network, tmp_path):

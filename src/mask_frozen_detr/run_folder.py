@@ -104,9 +104,8 @@ def open_run(output: Path, resolved: dict[str, Any], step: int) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name in (CHECKPOINT_FILE, WEIGHTS_FILE, CONFIG_FILE, TRAINING_FILE, METRICS_FILE):
-            for torso in output.glob(f".{Path(name).stem}.*.part{Path(name).suffix}"):  # of writes that were killed
-                torso.unlink()
+        for torso in output.glob(".*.part*"):  # of writes that were killed
+            torso.unlink()
         if step == 0:
             # The checkpoint first: whatever is left if this is interrupted, it is never taken for this run's.
             for stale in (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE):

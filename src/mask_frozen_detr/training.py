@@ -235,7 +235,8 @@ def train(
             loss_value = sum(values[key] for key in LOSS_KEYS if key in values)
             if not math.isfinite(loss_value):
                 raise UserError(f"the loss is {loss_value} at iteration {step}: the run has failed; {REMEDY}")
-            if len(problems) >= min(len(dataset), step * config.batch // world):
+            seen = min(len(dataset), step * config.batch // world)
+            if len(problems) >= seen and (seen == len(dataset) or step == steps):
                 raise UserError(
                     f"{train_data.annotation_file}: not one training image can be read, the first: {min(problems)}"
                 )

@@ -106,7 +106,8 @@ class Fusion(nn.Module):
             stem = F.interpolate(stem, scale_factor=self.stem_factor, mode="bilinear", align_corners=False)
             stem_valid = None if stem_valid is None else upsampled_cells(stem_valid, self.stem_factor, stem.shape[2:])
         h, w = stem.shape[2:]
-        encoded = F.pad(encoded, (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2])))
+        missing = (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2]))
+        encoded = F.pad(encoded, missing, mode="replicate")
         fused = stem + encoded[:, :, :h, :w]
         return fused if stem_valid is None else repeat_edges(fused, stem_valid)
 
