@@ -227,6 +227,39 @@ def test_a_saved_run_gives_the_same_masks(tiny, detectors, tmp_path):
     assert any(crop.values.size and crop.values.std() > 0.01 for crop in first.probability_crops)
 
 
+@every_model
+def test_a_detector_that_learns_is_saved_whole(tiny, folders, tmp_path):
+    """Table 11: its own losses reach it, and what is written is what was learned."""
+    detector = tiny.load(folders(tiny))
+    if not tiny.family.has_loss:
+        with pytest.raises(UserError, match="has no training losses for family"):
+            detector.unfreeze("full")
+        return
+    parameters = detector.unfreeze("full")
+    height, width = detector.info.preprocessing.probe_size()
+    pixel_values = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.6, 0.3, 0.2]])
+    labels = [{"class_labels": torch.tensor([0, 2]), "boxes": boxes}] * 2
+    loss = detector(pixel_values, torch.ones(2, height, width, dtype=torch.long), labels).loss
+    assert loss is not None
+    loss.backward()
+    reached = [p for p in parameters if p.grad is not None and p.grad.any()]
+    assert len(reached) > 0.5 * len(parameters)
+    with torch.no_grad():
+        for parameter in reached:
+            parameter -= 1e-3 * parameter.grad.sign()
+    detector.save(tmp_path)
+    again = tiny.load(tmp_path)
+    assert hash_weights(again.model) == hash_weights(detector.model) != detector.info.identity.weights
+    image = picture()
+    assert torch.equal(again.info.preprocessing(image), detector.info.preprocessing(image))
+    if tiny.model_type == "yolos":
+        with pytest.raises(UserError, match="no backbone apart from its transformer"):
+            again.unfreeze("partial")
+    else:
+        assert 0 < len(again.unfreeze("partial")) < len(parameters)
+
+
 padding_models = pytest.mark.parametrize(
     "tiny", [tiny for tiny in TINY_MODELS if tiny.pads], ids=lambda tiny: tiny.name.replace(" ", "-")
 )

@@ -104,8 +104,8 @@ def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("mask_frozen_detr.detectors.official.convert.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("mask_frozen_detr.detectors.official.checkpoint.save_file", full_disk)
+    with pytest.raises(UserError, match="folder: cannot be written: No space"):
         convert_checkpoint(file, tmp_path / "folder")
     assert os.listdir(tmp_path) == ["file.pth"]
 

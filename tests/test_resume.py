@@ -18,7 +18,7 @@ from nursery import NURSERY, run_main
 
 from mask_frozen_detr import files, training
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE, MaskFrozenDetr
+from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr
 from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
@@ -28,6 +28,7 @@ VARIANTS = {
     "plain": "--workers 0",
     "ema, accumulation, odd log": "--workers 0 --ema 0.9 --batch 4 --accumulate 2 --log-every 2",
     "a loader process": "--workers 1 --ema 0.5",
+    "fine-tuning": "--workers 0 --finetune partial --ema 0.5",
 }
 CLOCKS = {"images_per_second", "device_hours"}
 
@@ -170,6 +171,8 @@ def kill(arguments: list[str], moment: str) -> None:
 def check_same_outcome(output: Path, expected: Path) -> None:
     assert (output / WEIGHTS_FILE).read_bytes() == (expected / WEIGHTS_FILE).read_bytes()
     assert figures(output) == figures(expected)
+    for file in (expected / DETECTOR_FOLDER).glob("*"):
+        assert (output / DETECTOR_FOLDER / file.name).read_bytes() == file.read_bytes()
     assert evaluation(output) == evaluation(expected)
     left = {path.name for path in output.iterdir()}
     assert left == {path.name for path in expected.iterdir()}, "a torso or a checkpoint was left behind"

@@ -54,7 +54,7 @@ def losses_and_gradients(model: MaskFrozenDetr, pieces: list[list]) -> tuple[flo
     model.network.zero_grad()
     total = 0.0
     for piece in pieces:
-        found = step_losses(model.network, model, matcher, collate(piece), config, None)
+        found = step_losses(model, matcher, collate(piece), config, None)
         loss = found["bce"] + found["dice"] + found["iou"]
         loss.backward()
         total += loss.item()
@@ -85,7 +85,7 @@ def test_the_detector_is_bit_identical_and_not_saved(kind, request, scenes, tiny
     expected = set(model.network.state_dict())
     assert set(load_file(tmp_path / WEIGHTS_FILE)) == expected
     assert saved
-    assert all(set(state["network"]) == expected for state in saved)
+    assert all(set(state["learned"]) == {f"network.{key}" for key in expected} for state in saved)
     trained = sum(parameter.numel() for parameter in model.network.parameters())
     kept = saved[-1]["optimizer"]["state"].values()
     assert sum(entry["exp_avg"].numel() for entry in kept) == trained
@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(squashing, scenes, tiny_network
         train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
     state = load_checkpoint(tmp_path / CHECKPOINT_FILE)  # of before
     assert state["step"] == 2
-    assert all(value.isfinite().all() for value in state["network"].values())
+    assert all(value.isfinite().all() for value in state["learned"].values())
     assert not (tmp_path / WEIGHTS_FILE).exists()
 
     seen.clear()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,32 @@ def write_atomic(path: str | Path, writer: Callable[[Path], None]) -> None:
         raise UserError(f"{path}: cannot be written: {reason}") from error
     finally:
         _remove(temporary)
+
+
+def write_folder_atomic(folder: str | Path, writer: Callable[[Path], None]) -> None:
+    """`writer` fills a temporary folder beside `folder`; then it takes its place, and an older one there goes.
+
+    Raises UserError as `write_atomic` does.
+    """
+    folder = Path(folder)
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
+    try:
+        temporary.mkdir(parents=True)
+        writer(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o666 & ~_umask())
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        _flush_folder(folder.parent)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{folder}: cannot be written: {reason}") from error
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
@@ -93,6 +120,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"found {type(value).__name__}, expected what JSON can hold")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _flush_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,31 @@ from torch import nn
 
 from mask_frozen_detr.data.images import read_image, to_rgb
 from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
+from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_atomic, write_json_atomic
+from mask_frozen_detr.files import write_atomic, write_folder_atomic, write_json_atomic
 from mask_frozen_detr.inference import segment
 from mask_frozen_detr.instances import Instances
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 
 CONFIG_FILE = "mask_frozen_detr.json"
 WEIGHTS_FILE = "mask_network.safetensors"
+DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
 FORMAT = 1
 
 
 class MaskFrozenDetr(nn.Module):
     """Instance masks from a detector that stays as it is.
 
-    detector: the frozen detector. network: the mask network built for it.
+    detector: the frozen detector. network: the mask network built for it. own_detector: the detector was fine-tuned
+    with the masks (Table 11), is nowhere else, and is saved with them.
     """
 
-    def __init__(self, detector: FrozenDetector, network: MaskNetwork):
+    def __init__(self, detector: FrozenDetector, network: MaskNetwork, own_detector: bool = False):
         super().__init__()
-        self.detector, self.network = detector, network
+        self.detector, self.network, self.own_detector = detector, network, own_detector
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -72,6 +75,9 @@ class MaskFrozenDetr(nn.Module):
             )
         saved = read_run_config(folder)
         identity = saved.detector
+        own = detector is None and identity.name == DETECTOR_FOLDER and (folder / DETECTOR_FOLDER).is_dir()
+        if own:
+            detector = folder / DETECTOR_FOLDER
         if not isinstance(detector, FrozenDetector):
             revision = identity.revision if detector is None else None
             try:
@@ -98,10 +104,26 @@ class MaskFrozenDetr(nn.Module):
             )
         network = MaskNetwork(saved.network, saved.shapes)
         load_network_weights(network, folder / WEIGHTS_FILE)
-        return cls(detector, network.eval())
+        return cls(detector, network.eval(), own)
+
+    def adopt_detector(self, run: Path | None = None) -> None:
+        """The detector is the masks' own from now on: as it has been fine-tuned, or as the folder `run` has it."""
+        identity = self.detector.info.identity
+        if run is not None:
+            found = load_detector(
+                run / DETECTOR_FOLDER,
+                encoder_layer=identity.encoder_layer or DEFAULT_ENCODER_LAYER,
+                prompt=identity.prompt,
+            )
+            self.detector.model.load_state_dict(found.model.state_dict())
+        weights = hash_weights(self.detector.model)
+        self.detector.info.identity = replace(identity, name=DETECTOR_FOLDER, revision=None, weights=weights)
+        self.own_detector = True
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the mask network and the detector's identity; the frozen weights stay where they are."""
+        if self.own_detector:
+            write_folder_atomic(Path(folder) / DETECTOR_FOLDER, self.detector.save)
         save_network_weights(self.network, Path(folder) / WEIGHTS_FILE)
         write_json_atomic(Path(folder) / CONFIG_FILE, self.describe())
 
@@ -118,9 +140,12 @@ class MaskFrozenDetr(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a run folder says about the model."""
+        identity = self.detector.info.identity
+        if self.own_detector:
+            identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
         return {
             "format": FORMAT,
-            "detector": self.detector.info.identity.as_dict(),
+            "detector": identity.as_dict(),
             "shapes": asdict(self.network.shapes),
             "network": asdict(self.network.config),
             "class_names": self.detector.info.class_names,
@@ -231,7 +256,8 @@ def find_run(run: str | Path, revision: str | None = None) -> Path | None:
         folder = Path(run)
     else:
         try:
-            folder = Path(snapshot_download(str(run), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+            wanted = [CONFIG_FILE, WEIGHTS_FILE, f"{DETECTOR_FOLDER}/*"]
+            folder = Path(snapshot_download(str(run), revision=revision, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, OSError):
             return None
     return folder if (folder / CONFIG_FILE).is_file() else None

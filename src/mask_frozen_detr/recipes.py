@@ -63,6 +63,7 @@ def make_recipe(row: PaperRow) -> Recipe:
         epochs=float(row.epochs),
         batch=options["batch"],
         max_detections=300 if row.detector == "DINO" else 100,
+        finetune=options["finetune"],
         loss=LossConfig(sampled_points=options["sampled_points"]),
         augment=AugmentConfig(large_scale_jitter=options["large_scale_jitter"]),
     )
@@ -73,7 +74,7 @@ def make_recipe(row: PaperRow) -> Recipe:
 
 def recipes(table: int | None = None) -> list[Recipe]:
     """All recipes, or those of one table. Raises UserError for a table that has none."""
-    rows = [row for row in PAPER if row.network is not None and row.epochs and "finetune" not in row.training]
+    rows = [row for row in PAPER if row.network is not None and row.epochs]
     found = [make_recipe(row) for row in rows if table is None or row.table == table]
     if not found:
         tables = sorted({row.table for row in rows})

@@ -15,7 +15,7 @@ import torch
 from mask_frozen_detr.data.dataset import TrainingData
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_json_atomic, write_text_atomic
-from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
+from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
 
 if TYPE_CHECKING:
     from mask_frozen_detr.training import TrainConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_KEYS = {"step", "seconds", "network", "optimizer", "averaged", "scaler", "problems", "totals", "config"}
+CHECKPOINT_KEYS = {"step", "seconds", "learned", "optimizer", "averaged", "scaler", "problems", "totals", "config"}
 FREE_KEYS = ("workers", "evaluate_every", "log_every", "checkpoint_every")  # what may change at --resume
 
 
@@ -84,7 +84,7 @@ def check_finished_run(output: Path, now: dict[str, Any]) -> None:
         check_same_run(
             {
                 "network": asdict(saved.network),
-                "detector": asdict(saved.detector),
+                "detector": training["detector"],
                 "training": training,
                 "data": training["data"],
             },
@@ -105,23 +105,23 @@ def open_run(output: Path, resolved: dict[str, Any], step: int) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for torso in output.glob(".*.part*"):  # of writes that were killed
-            torso.unlink()
+            shutil.rmtree(torso) if torso.is_dir() else torso.unlink()
         if step == 0:
             # The checkpoint first: whatever is left if this is interrupted, it is never taken for this run's.
             for stale in (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE):
                 (output / stale).unlink(missing_ok=True)
             for stale_path in output.glob("evaluation-*.json"):
                 stale_path.unlink()
-            shutil.rmtree(output / "tensorboard", ignore_errors=True)
+            for stale in ("tensorboard", DETECTOR_FOLDER):
+                shutil.rmtree(output / stale, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{output}: cannot make the run folder: {error.strerror}") from error
     if step:
         _cut_metrics(output / METRICS_FILE, step)
     config = {key: value for key, value in resolved.items() if key not in ("training", "data", "steps")}
     write_json_atomic(output / CONFIG_FILE, config)
-    write_json_atomic(
-        output / TRAINING_FILE, {**resolved["training"], "steps": resolved["steps"], "data": resolved["data"]}
-    )
+    training = {key: resolved[key] for key in ("steps", "data", "detector")}  # the detector that it starts from
+    write_json_atomic(output / TRAINING_FILE, {**resolved["training"], **training})
 
 
 def append_metrics(output: Path, line: dict[str, float]) -> None:

@@ -7,6 +7,8 @@ resumes to the very weights it would have had.
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -23,14 +25,20 @@ from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.dataset import Batch, SampleOrder, TrainingData, collate
-from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.detectors.base import FineTune, hash_weights
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, evaluate, read_evaluation, write_evaluation
 from mask_frozen_detr.files import save_torch_atomic
 from mask_frozen_detr.losses import LossConfig, mask_losses
 from mask_frozen_detr.matching import Matcher
-from mask_frozen_detr.model import WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, save_network_weights
-from mask_frozen_detr.network.mask_network import MaskNetwork, pixel_boxes
+from mask_frozen_detr.model import (
+    DETECTOR_FOLDER,
+    WEIGHTS_FILE,
+    MaskFrozenDetr,
+    load_network_weights,
+    save_network_weights,
+)
+from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.progress import Progress
 from mask_frozen_detr.run_folder import (
     CHECKPOINT_FILE,
@@ -46,7 +54,9 @@ from mask_frozen_detr.run_folder import (
 
 SHOWN_PROBLEMS = 20  # of unusable images, at the end
 REMEDY = "start another with a lower --lr, with --warmup, or with --precision fp32"
-LOSS_KEYS = ("bce", "dice", "iou")
+MASK_LOSSES = ("bce", "dice", "iou")
+LOSS_KEYS = (*MASK_LOSSES, "detection")
+FINETUNE_RATE = 0.1  # of the detector's parameters, as a share of the mask network's (Table 11)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out; 0 takes them all
     ema: float = 0.0  # decay of a running mean of the weights, which is then saved and evaluated; 0 = none
+    finetune: FineTune = "none"  # what of the detector learns, too: partial is all but the backbone (Table 11)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, fp32 on a CPU
     seed: int = 0
     workers: int = -1  # loader processes; -1: by the machine
@@ -92,6 +103,8 @@ class TrainConfig:
             raise ValueError(f"iterations: found {self.iterations}, expected at least 1")
         if not (self.epochs > 0 and self.lr > 0):
             raise ValueError(f"epochs and lr: found {self.epochs} and {self.lr}, expected positive numbers")
+        if self.finetune not in ("none", "partial", "full"):
+            raise ValueError(f"finetune: found {self.finetune!r}, expected 'none', 'partial' or 'full'")
         for name in ("ema", "min_box_iou"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected a number in [0, 1)")
@@ -120,6 +133,8 @@ def train(
 ) -> Evaluation | None:
     """Train `model.network` on a frozen detector; the run folder `output` ends up with all there is to keep.
 
+    With `config.finetune` the detector learns as well, by its own losses and the masks' (Table 11).
+
     resume: go on where a killed run stopped; a finished one is only loaded. overwrite: give up the run that
     `output` holds. Returns the last evaluation, if there is a val split. Raises UserError for bad input, before
     anything is written, and on a loss that is not finite.
@@ -147,21 +162,29 @@ def train(
         return _finished_run(output, model, resolved, progress)
     set_seed(config.seed)
     detector.to(device)
-    network = accelerator.prepare_model(model.network)
-    optimizer = torch.optim.AdamW(
-        model.network.parameters(),
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=accelerator.device.type == "cuda",
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.network.parameters()), "share": 1.0}
+    ]  # share: of the learning rate
+    learned = nn.ModuleDict({"network": model.network})
+    if config.finetune != "none":
+        groups.append({"params": detector.unfreeze(config.finetune), "share": FINETUNE_RATE})
+        learned["detector"] = detector.model
+    matcher = Matcher(info.costs, info.score_rule, config.min_box_iou)
+    training_step = accelerator.prepare_model(TrainingStep(model, matcher, config.loss))
+    optimizer = accelerator.prepare_optimizer(
+        torch.optim.AdamW(
+            groups,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=device.type == "cuda",
+        )
     )
-    optimizer = accelerator.prepare_optimizer(optimizer)
     averaged = None
     if config.ema:
         averaged = torch.optim.swa_utils.AveragedModel(
-            model.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
+            learned, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
         )
-    matcher = Matcher(info.costs, info.score_rule, config.min_box_iou)
 
     # ---- where to start: all loop state is in the checkpoint
     step, seconds = 0, 0.0
@@ -171,7 +194,7 @@ def train(
     if resume and checkpoint_path.exists():
         state = load_checkpoint(checkpoint_path)
         check_same_run(state["config"], resolved, checkpoint_path)
-        model.network.load_state_dict(state["network"])
+        learned.load_state_dict(state["learned"])
         optimizer.load_state_dict(state["optimizer"])
         if averaged is not None:
             averaged.load_state_dict(state["averaged"])
@@ -202,9 +225,9 @@ def train(
 
     for samples in loader:
         # ---- one step
-        network.train()
+        training_step.train()
         for group in optimizer.param_groups:
-            group["lr"] = config.rate(step, steps)
+            group["lr"] = config.rate(step, steps) * group["share"]
         generator.manual_seed((config.seed << 40) + (step << 10) + rank)
         size = len(samples) // config.accumulate
         pieces = [collate(samples[i : i + size]) for i in range(0, len(samples), size)]
@@ -213,18 +236,22 @@ def train(
         for piece in pieces:
             problems.update(piece.problems)
             with accelerator.autocast():
-                losses = step_losses(network, model, matcher, piece, config.loss, generator)
-            loss = sum(losses[key] for key in LOSS_KEYS if key in losses) / normaliser
+                losses = training_step(piece, generator)
+            loss = sum(losses[key] for key in MASK_LOSSES if key in losses) / normaliser
+            if "detection" in losses:
+                loss = loss + losses["detection"] / config.accumulate  # a mean over objects already
             accelerator.backward(loss)
             for key, value in losses.items():
-                scale = normaliser if key in LOSS_KEYS else 1
+                scale = normaliser if key in MASK_LOSSES else config.accumulate if key == "detection" else 1
                 totals[key] = totals.get(key, 0.0) + value.detach() / scale
         if config.clip:
-            accelerator.clip_grad_norm_(model.network.parameters(), config.clip)
+            accelerator.unscale_gradients()
+            for group in groups:
+                nn.utils.clip_grad_norm_(group["params"], config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if averaged is not None:
-            averaged.update_parameters(model.network)
+            averaged.update_parameters(learned)
         step += 1
 
         # ---- log
@@ -266,14 +293,15 @@ def train(
         due = config.evaluate_every and step % config.evaluate_every == 0
         if val_data is not None and due and step < steps:
             paused = time.perf_counter()
-            evaluation = _evaluate(
-                model, averaged, val_data, config.max_detections, step, output, writer, accelerator, progress
-            )
+            with _averaged_weights(learned, averaged):
+                evaluation = _evaluate(
+                    model, val_data, config.max_detections, step, output, writer, accelerator, progress
+                )
             began += time.perf_counter() - paused  # the clock is the training's
 
         # ---- save
         if step % config.checkpoint_every == 0 or step == steps:
-            _check_weights(model.network, step)
+            _check_weights(learned, step)
             seconds = spent + time.perf_counter() - began
             if accelerator.is_main_process:
                 save_torch_atomic(
@@ -281,7 +309,7 @@ def train(
                     {
                         "step": step,
                         "seconds": seconds,
-                        "network": model.network.state_dict(),
+                        "learned": learned.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "averaged": averaged.state_dict() if averaged is not None else None,
                         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -291,16 +319,20 @@ def train(
                     },
                 )
 
-    # ---- the end: the mask network alone remains
+    # ---- the end: the mask network alone remains, and a detector that is not the old one any more
     progress.close()
     if averaged is not None:
-        model.network.load_state_dict(averaged.module.state_dict())
+        learned.load_state_dict(averaged.module.state_dict())
+    if config.finetune != "none":
+        detector.unfreeze("none")
+        model.adopt_detector()
     if accelerator.is_main_process:
-        save_network_weights(model.network, output / WEIGHTS_FILE)
+        if model.own_detector:
+            model.save_pretrained(output)
+        else:
+            save_network_weights(model.network, output / WEIGHTS_FILE)
     if val_data is not None:
-        evaluation = _evaluate(
-            model, None, val_data, config.max_detections, step, output, writer, accelerator, progress
-        )
+        evaluation = _evaluate(model, val_data, config.max_detections, step, output, writer, accelerator, progress)
     if world > 1:
         problems = set(gather_object(sorted(problems)))
     for text in _skipped(problems, len(dataset), train_data):
@@ -313,22 +345,37 @@ def train(
     return evaluation
 
 
+class TrainingStep(nn.Module):
+    """All that learns and all that it learns from, as one module for `DistributedDataParallel` to wrap."""
+
+    def __init__(self, model: MaskFrozenDetr, matcher: Matcher, loss: LossConfig):
+        super().__init__()
+        self.model, self.matcher, self.loss = model, matcher, loss
+
+    def forward(self, batch: Batch, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+        """See `step_losses`."""
+        return step_losses(self.model, self.matcher, batch, self.loss, generator)
+
+
 def step_losses(
-    network: nn.Module,
     model: MaskFrozenDetr,
     matcher: Matcher,
     batch: Batch,
     loss: LossConfig,
     generator: torch.Generator | None,
 ) -> dict[str, torch.Tensor]:
-    """Losses of one forward pass, summed over its matched masks, and how many those were."""
+    """Losses of one forward pass, summed over its matched masks, and how many those were.
+
+    With a detector that is fine-tuned also its own loss, a mean over objects: `detection`.
+    """
     device = model.device
     pixel_values = batch.pixel_values.to(device, non_blocking=True)
     pixel_mask = batch.pixel_mask.to(device, non_blocking=True)
     targets = [target.to(device) for target in batch.targets]
-    detections = model.detector(pixel_values, pixel_mask)
+    labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
+    detections = model.detector(pixel_values, pixel_mask, None if model.detector.finetuned == "none" else labels)
     matches = matcher(detections, targets)
-    output = network(detections, pixel_mask, matches.image_index, matches.query_index)
+    output = model.network(detections, pixel_mask, matches.image_index, matches.query_index)
     starts = torch.tensor([0] + [len(target.labels) for target in targets[:-1]], device=device).cumsum(0)
     chosen = starts[matches.image_index] + matches.target_index
     boxes = torch.cat([target.boxes for target in targets])[chosen]
@@ -343,7 +390,23 @@ def step_losses(
             loss,
             generator,
         )
+    if detections.loss is not None:
+        losses["detection"] = detections.loss
     return {**losses, "matches": torch.tensor(float(len(matches)), device=device)}
+
+
+@contextmanager
+def _averaged_weights(learned: nn.Module, averaged: torch.optim.swa_utils.AveragedModel | None) -> Iterator[None]:
+    """The mean of the weights in their stead, for an evaluation."""
+    if averaged is None:
+        yield
+        return
+    kept = {key: value.clone() for key, value in learned.state_dict().items()}
+    learned.load_state_dict(averaged.module.state_dict())
+    try:
+        yield
+    finally:
+        learned.load_state_dict(kept)
 
 
 def _means(totals: dict[str, Any], accelerator: Accelerator) -> dict[str, float]:
@@ -358,7 +421,6 @@ def _means(totals: dict[str, Any], accelerator: Accelerator) -> dict[str, float]
 
 def _evaluate(
     model: MaskFrozenDetr,
-    averaged: torch.optim.swa_utils.AveragedModel | None,
     data: CocoData,
     max_detections: int,
     step: int,
@@ -367,9 +429,8 @@ def _evaluate(
     accelerator: Accelerator,
     progress: Progress,
 ) -> Evaluation:
-    network: MaskNetwork = averaged.module if averaged is not None else model.network  # type: ignore[assignment]
     with accelerator.autocast(), progress.paused():
-        evaluation = evaluate(model, data, max_detections=max_detections, network=network)
+        evaluation = evaluate(model, data, max_detections=max_detections)
     if writer is not None:
         for kind, values in (("box", evaluation.box), ("mask", evaluation.mask)):
             for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
@@ -385,8 +446,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
+    # Which heads of a detector take part in its losses is its own affair.
+    kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.finetune != "none")
     try:
-        accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+        accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[kwargs])
     except ValueError as error:
         raise UserError(f"precision: found {precision!r}, which does not work here: {error}") from error
     if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
@@ -406,15 +469,17 @@ def _finished_run(
 ) -> Evaluation | None:
     """Nothing is left to do: load the weights, give the figures of its last evaluation."""
     check_finished_run(output, resolved)
+    if (output / DETECTOR_FOLDER).is_dir():
+        model.adopt_detector(output)
     load_network_weights(model.network, output / WEIGHTS_FILE)
     progress.print(f"{output}: this run is finished, all of its {resolved['steps']} iterations are done")
     path = output / f"evaluation-{resolved['steps']}.json"
     return read_evaluation(path) if path.exists() else None
 
 
-def _check_weights(network: nn.Module, step: int) -> None:
+def _check_weights(learned: nn.Module, step: int) -> None:
     """Raises UserError rather than that a checkpoint is overwritten with weights that are lost."""
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+    if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise UserError(f"the weights are not finite any more at iteration {step}: the run has failed; {REMEDY}")
 
 

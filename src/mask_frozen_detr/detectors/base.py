@@ -5,13 +5,19 @@ Letters: B images, Q queries, K classes, d query width, H × W padded input, H_l
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
+from mask_frozen_detr.errors import UserError
+
+FineTune = Literal["none", "partial", "full"]
+Labels = Sequence[Mapping[str, Tensor]]  # an image each: class_labels (T,); boxes (T, 4), cx, cy, w, h in [0, 1]
 
 
 @dataclass
@@ -24,6 +30,7 @@ class Detections:
     features: (B, d_l, H_l, W_l) each, finest first: E₁ … E_L.
     stem: (B, C, h, w), the backbone's earliest map, at stride 4 (C₁) where it has one, or None.
     pixels: (B, 3, H, W), the input itself, for mask networks that learn a stem of their own.
+    loss: the detector's own training loss, where it is fine-tuned and targets were given.
     """
 
     queries: Tensor
@@ -32,6 +39,7 @@ class Detections:
     features: list[Tensor]
     stem: Tensor | None
     pixels: Tensor | None = None
+    loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class DetectorInfo:
 
 
 class FrozenDetector(nn.Module, ABC):
-    """A detector in eval mode, without trainable parameters, run under `no_grad`.
+    """A detector in eval mode, without trainable parameters, run under `no_grad`: until `unfreeze` (Table 11).
 
     `no_grad`, not `inference_mode`: tensors of the latter cannot enter the mask network's backward.
     """
@@ -115,17 +123,46 @@ class FrozenDetector(nn.Module, ABC):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.info = info
+        self.finetuned: FineTune = "none"
         self._shapes: DetectorShapes | None = None
         self.eval()
 
     @abstractmethod
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """The forward pass itself; see `forward`."""
 
-    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
-        """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`."""
-        with torch.no_grad():
-            return replace(self.detect(pixel_values, pixel_mask), pixels=pixel_values)
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write all that `load_detector(folder)` needs into an existing folder."""
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
+        """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
+
+        targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
+            return replace(self.detect(pixel_values, pixel_mask, targets), pixels=pixel_values)
+
+    def unfreeze(self, part: FineTune) -> list[nn.Parameter]:
+        """Let `part` learn, "partial" all but the backbone or "full" (Table 11), and return its parameters.
+
+        Dropout stays off, and batch norms keep their statistics. Raises UserError where there is nothing to part.
+        """
+        chosen = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if part == "full" or (part == "partial" and not _in_backbone(name))
+        }
+        if part == "partial" and len(chosen) == sum(1 for _ in self.model.parameters()):
+            raise UserError(
+                f"finetune: found 'partial', but {self.info.identity.name} has no backbone apart from its transformer; "
+                "expected 'none' or 'full'"
+            )
+        self.model.requires_grad_(False)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        self.finetuned = part
+        return list(chosen.values())
 
     def train(self, mode: bool = True) -> "FrozenDetector":
         """Stays in eval mode: batch-norm statistics and dropout are part of what is frozen."""
@@ -152,6 +189,11 @@ class FrozenDetector(nn.Module, ABC):
             num_classes=1 if self.info.identity.prompt else found.logits.shape[-1] - background,
             stem_stride=4 if found.stem is None else round(height / found.stem.shape[2]),
         )
+
+
+def _in_backbone(name: str) -> bool:
+    """Whether a parameter belongs to what sees pixels or text first."""
+    return not {"backbone", "conv_encoder", "text_backbone"}.isdisjoint(name.split("."))
 
 
 def hash_weights(model: nn.Module) -> str:

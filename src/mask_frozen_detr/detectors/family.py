@@ -81,6 +81,7 @@ class Family:
     any_size: bool = True  # takes images of any size; False: only of those its own pre-processing makes
     prompted: bool = False  # takes text, whose phrases are the classes
     cost_prefix: str | None = ""  # what stands before class_cost … in the configuration; None: no costs there
+    has_loss: bool = True  # transformers has its training losses, for fine-tuning (Table 11)
     strides: str = ""  # of the maps E, in words
     stem_stride: str = "4"  # of the backbone's earliest map, in words
     since: str = OLDEST  # version of transformers that has it

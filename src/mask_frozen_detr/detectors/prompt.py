@@ -49,7 +49,7 @@ class Prompt(nn.Module):
         Raises UserError for a prompt that is too long.
         """
         super().__init__()
-        self.names = list(names)
+        self.names, self.tokenizer = list(names), tokenizer
         self.text = ". ".join(names) + "."
         encoded = tokenizer(self.text, return_tensors="pt", return_token_type_ids=True)
         ids = encoded["input_ids"][0].tolist()

@@ -4,15 +4,18 @@ Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector
+from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FineTune, FrozenDetector, Labels
 from mask_frozen_detr.detectors.family import Family, Maps
 from mask_frozen_detr.detectors.prompt import Prompt
+from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.errors import UserError
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
@@ -68,25 +71,28 @@ class TransformersDetector(FrozenDetector):
 
         module.register_forward_hook(keep)
 
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
         if self.family.takes_mask or bool((pixel_mask == 1).all()):
-            return self._run(pixel_values, pixel_mask)
+            return self._run(pixel_values, pixel_mask, targets)
         sizes = torch.stack([pixel_mask[:, :, 0].sum(1), pixel_mask[:, 0].sum(1)], 1).tolist()
         return join(
             [
-                self._run(image[None, :, :height, :width], mask[None, :height, :width])
-                for image, mask, (height, width) in zip(pixel_values, pixel_mask, sizes, strict=True)
+                self._run(image[None, :, :height, :width], mask[None, :height, :width], targets and targets[b : b + 1])
+                for b, (image, mask, (height, width)) in enumerate(zip(pixel_values, pixel_mask, sizes, strict=True))
             ]
         )
 
-    def _run(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
-        inputs = {"pixel_values": pixel_values}
+    def _run(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None) -> Detections:
+        inputs: dict[str, Any] = {"pixel_values": pixel_values}
         if self.family.takes_mask:
             inputs["pixel_mask"] = pixel_mask
         if self.prompt is not None:
             inputs |= self.prompt.inputs(len(pixel_values))
-        queries, logits, boxes = self.family.read(self.model(**inputs))
+        if targets is not None:
+            inputs["labels"] = [dict(target) for target in targets]
+        output = self.model(**inputs)
+        queries, logits, boxes = self.family.read(output)
         if self.prompt is not None:
             logits = self.prompt.class_logits(logits)
         features = self._features()
@@ -94,7 +100,28 @@ class TransformersDetector(FrozenDetector):
         self._taken.clear()
         if stem is not None and not features[0].shape[3] <= stem.shape[3] <= -(-pixel_values.shape[3] // 4):
             stem = None  # coarser than E₁, or finer than stride 4
-        return Detections(queries, logits, boxes, features, stem)
+        return Detections(queries, logits, boxes, features, stem, loss=None if targets is None else output.loss)
+
+    def unfreeze(self, part: FineTune) -> list[nn.Parameter]:
+        """As `FrozenDetector.unfreeze`. Raises UserError for a family that transformers gives no losses for."""
+        if part != "none" and not self.family.has_loss:
+            raise UserError(
+                f"finetune: found {part!r}, but transformers has no training losses for family "
+                f"{self.family.model_type!r}; expected 'none'"
+            )
+        return super().unfreeze(part)
+
+    def save(self, folder: Path) -> None:
+        """Configuration, weights, image processor and tokenizer, as `from_pretrained` reads them."""
+        config: Any = self.model.config
+        config.save_pretrained(folder)
+        # Not the model's own `save_pretrained`: it leaves out weights that it takes for shared ones.
+        weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        assert isinstance(self.info.preprocessing, TransformersPreprocessing)
+        self.info.preprocessing.processor.save_pretrained(folder)
+        if self.prompt is not None:
+            self.prompt.tokenizer.save_pretrained(folder)
 
     def _features(self) -> list[Tensor]:
         """(B, d, H_l, W_l) maps, finest first."""
@@ -146,10 +173,12 @@ def join(alone: Sequence[Detections]) -> Detections:
         return torch.cat([F.pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in maps])
 
     stems = [one.stem for one in alone if one.stem is not None]
+    losses = [one.loss for one in alone if one.loss is not None]
     return Detections(
         queries=torch.cat([one.queries for one in alone]),
         logits=torch.cat([one.logits for one in alone]),
         boxes=torch.cat([one.boxes for one in alone]),
         features=[pad(level) for level in zip(*(one.features for one in alone), strict=True)],
         stem=pad(stems) if stems else None,
+        loss=torch.stack(losses).mean() if losses else None,
     )

@@ -9,17 +9,19 @@ import json
 import pickle
 import pickletools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mask_frozen_detr.detectors.official.config import OfficialConfig, config_from_dict
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.detectors.official.names import backbone_name
+from mask_frozen_detr.errors import UserError, shorten
 
 SETTINGS_FILE, WEIGHTS_FILE = "official_detector.json", "model.safetensors"
 FORMAT = 1  # of the settings file
@@ -145,13 +147,27 @@ def read_folder(folder: Path) -> Checkpoint:
     return Checkpoint(tensors, config=known[0], class_names=known[1])
 
 
+def write_folder(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: OfficialConfig,
+    class_names: Sequence[str],
+    source: str,
+    half: bool = False,
+) -> None:
+    """What `read_folder` reads, into an existing folder. tensors: by official name. source: what they came from."""
+    settings = {
+        "format": FORMAT,
+        "detector": f"{config.family}, {backbone_name(config.backbone)}",
+        "source": source,
+        "half": half,
+        "config": config.as_dict(),
+        "class_names": list(class_names),
+    }
+    save_file(dict(tensors), folder / WEIGHTS_FILE)
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+
+
 def first_line(error: Exception) -> str:
     """Torch's messages go on for a page."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def shorten(names: Any, limit: int = 6) -> str:
-    """The first few of some names, and how many there are."""
-    found = [str(name) for name in names]
-    rest = f" … ({len(found)} in all)" if len(found) > limit else ""
-    return ", ".join(found[:limit]) + rest

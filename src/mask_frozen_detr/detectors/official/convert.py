@@ -4,28 +4,19 @@ The folder holds what inference needs and nothing else (no optimizer, no denoisi
 and `load_official` takes it in the file's stead.
 """
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mask_frozen_detr.detectors.official.checkpoint import (
-    FORMAT,
-    SETTINGS_FILE,
-    WEIGHTS_FILE,
-    read_checkpoint,
-)
+from mask_frozen_detr.detectors.official.checkpoint import read_checkpoint, write_folder
 from mask_frozen_detr.detectors.official.detector import class_names_for
 from mask_frozen_detr.detectors.official.layout import ignored, infer_config, model_tensors
 from mask_frozen_detr.detectors.official.model import OfficialDetr
-from mask_frozen_detr.detectors.official.names import backbone_name, check_name
+from mask_frozen_detr.detectors.official.names import check_name
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.files import write_folder_atomic
 
 
 def convert_checkpoint(
@@ -53,24 +44,7 @@ def convert_checkpoint(
     with torch.device("meta"):
         model_tensors(OfficialDetr(config), content.tensors, config, source)  # raises where they do not fit
     tensors = {key: stored(tensor, half) for key, tensor in content.tensors.items() if not ignored(key, config)}
-    settings = {
-        "format": FORMAT,
-        "detector": f"{config.family}, {backbone_name(config.backbone)}",
-        "source": Path(checkpoint).name,
-        "half": half,
-        "config": config.as_dict(),
-        "class_names": names,
-    }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save_file(tensors, unfinished / WEIGHTS_FILE)
-        (unfinished / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
-        unfinished.chmod(0o755)
-        os.replace(unfinished, folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    write_folder_atomic(folder, lambda part: write_folder(part, tensors, config, names, Path(checkpoint).name, half))
     return folder
 
 

@@ -13,14 +13,15 @@ from mask_frozen_detr.detectors.base import (
     DetectorInfo,
     FrozenDetector,
     Identity,
+    Labels,
     MatchingCosts,
     ScoreRule,
     hash_weights,
     named_classes,
 )
-from mask_frozen_detr.detectors.official.checkpoint import Checkpoint, read_checkpoint
+from mask_frozen_detr.detectors.official.checkpoint import Checkpoint, read_checkpoint, write_folder
 from mask_frozen_detr.detectors.official.config import OfficialConfig
-from mask_frozen_detr.detectors.official.layout import infer_config, model_tensors
+from mask_frozen_detr.detectors.official.layout import infer_config, model_tensors, official_tensors
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name, published
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
@@ -32,15 +33,27 @@ class OfficialDetector(FrozenDetector):
 
     model: OfficialDetr
 
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """As `FrozenDetector.forward`: features are the encoder's maps after the model's `encoder_layer`."""
         found = self.model(pixel_values, pixel_mask)
+        loss = None if targets is None else self.model.detection_loss(found, [dict(target) for target in targets])[0]
         return Detections(
             queries=found.states,
             logits=found.logits,
             boxes=found.boxes,
             features=found.features,
             stem=found.stem,
+            loss=loss,
+        )
+
+    def save(self, folder: Path) -> None:
+        """As `mask-frozen-detr convert` leaves a checkpoint."""
+        write_folder(
+            folder,
+            official_tensors(self.model.state_dict(), self.model.config),
+            self.model.config,
+            self.info.class_names,
+            self.info.identity.name,
         )
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mask_frozen_detr.detectors.official.checkpoint import shorten
 from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig, deformable_detr, dino
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, shorten
 
 # Rows of H-Deformable-DETR's `query_embed` → one-to-one queries among them, where the file's `args` do not say.
 ONE_TO_ONE = {300: 300, 1800: 300, 2400: 900}
@@ -267,3 +266,12 @@ def model_tensors(
     if problems:
         raise UserError(f"checkpoint {source} does not fit the detector that its keys describe. " + "; ".join(problems))
     return found
+
+
+def official_tensors(tensors: Mapping[str, Tensor], config: OfficialConfig) -> dict[str, Tensor]:
+    """Our model's state as the checkpoint has it: the way back from `model_tensors`."""
+    pieces: dict[str, list[Tensor]] = {}
+    for ours, tensor in tensors.items():
+        pieces.setdefault(official_name(ours, config), []).append(tensor.detach().cpu())
+    # Several of ours are one of theirs where queries, keys and values come from one matrix.
+    return {name: torch.cat(parts) if len(parts) > 1 else parts[0].clone() for name, parts in pieces.items()}

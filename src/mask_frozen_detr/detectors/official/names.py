@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from mask_frozen_detr.detectors.official.checkpoint import shorten
 from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, shorten
 
 H_DETR = "https://github.com/HDETR/H-Deformable-DETR/releases/download/v0.1/"
 DINO = (
