@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.reproduce_plan import ReproduceConfig
 from mask_frozen_detr.training import TrainConfig
 
 
@@ -30,15 +31,18 @@ class Train:
     resume: bool = False  # go on where a killed run stopped
     overwrite: bool = False  # give up the run that the folder holds
     encoder_layer: int = 4  # the encoder layer whose maps are used, where the detector has several (Table 15)
+    cache: Path | None = None  # keep the detector's outputs in this folder, for small data; of random views, flips stay
+    cache_limit: float = 20.0  # GB that they may take
 
     def run(self) -> None:
-        from accelerate import PartialState
         from accelerate.utils import set_seed
 
+        from mask_frozen_detr.cache import FrozenCache
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.data.splits import find_splits
         from mask_frozen_detr.detectors import load_detector
         from mask_frozen_detr.model import MaskFrozenDetr
+        from mask_frozen_detr.processes import processes
         from mask_frozen_detr.run_folder import check_start
         from mask_frozen_detr.training import train
 
@@ -51,13 +55,23 @@ class Train:
         detector = load_detector(self.detector, encoder_layer=self.encoder_layer)
         set_seed(self.training.seed)  # the weights to start from, too, are the same at a --resume before any checkpoint
         model = MaskFrozenDetr.build(detector, self.network)
-        print(f"train: {train_data.summary()}", file=sys.stderr)
-        if val_data is not None:
-            print(f"val: {val_data.summary()}", file=sys.stderr)
+        cache = None if self.cache is None else FrozenCache(self.cache, model, self.cache_limit)
+        first = processes().is_main_process
+        if first:
+            print(f"train: {train_data.summary()}", file=sys.stderr)
+            if val_data is not None:
+                print(f"val: {val_data.summary()}", file=sys.stderr)
         evaluation = train(
-            model, train_data, val_data, self.output, self.training, self.resume, overwrite=self.overwrite
+            model,
+            train_data,
+            val_data,
+            self.output,
+            self.training,
+            self.resume,
+            overwrite=self.overwrite,
+            cache=cache,
         )
-        if not PartialState().is_main_process:
+        if not first:
             return
         if evaluation is not None:
             print(evaluation.table())
@@ -98,6 +112,7 @@ class Evaluate:
     def run(self) -> None:
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.evaluation import evaluate, write_evaluation
+        from mask_frozen_detr.processes import processes
         from mask_frozen_detr.progress import Progress
 
         for file in (self.json, self.results_file):
@@ -105,7 +120,8 @@ class Evaluate:
                 _check_place(file)
         data = load_split(self.data, self.split)
         model = _load(self.model, self.detector, self.device, self.roi_align, self.stem)
-        bar = Progress("evaluating", len(data.images))
+        first = processes().is_main_process
+        bar = Progress("evaluating", len(data.images), quiet=not first)
         evaluation = evaluate(
             model,
             data,
@@ -117,6 +133,8 @@ class Evaluate:
             lambda done, _total: bar.update(done),
         )
         bar.close()
+        if not first:
+            return
         print(evaluation.classes, file=sys.stderr)
         for problem in evaluation.problems:
             print(f"skipped: {problem}", file=sys.stderr)
@@ -145,6 +163,7 @@ class Predict:
 
     def run(self) -> None:
         from mask_frozen_detr.prediction import predict_files
+        from mask_frozen_detr.processes import processes
 
         model = _load(self.model, self.detector, self.device)
         report = predict_files(
@@ -156,7 +175,8 @@ class Predict:
             self.probability_maps,
             self.overlays,
         )
-        print(report)
+        if processes().is_main_process:
+            print(report)
 
 
 @dataclass
@@ -203,6 +223,34 @@ class Recipes:
 
 
 @dataclass
+class Reproduce:
+    """Train every row of a table of the paper for an equal, small budget, and compare their order with the paper's.
+
+    Given again, the command goes on where it stopped. Equal by default are iterations, as in the paper: a --budget of
+    time is turned into as many as the slowest row of the table manages in it, by a few steps of each row that are
+    timed first. See docs/reproducing.md.
+    """
+
+    table: Positional[str]  # table1 … table16
+    detector: Positional[str]  # hub id, folder or official checkpoint file of the detector
+    data: Positional[Path]  # COCO-format data: a folder with train and val splits
+    output: Path | None = None  # where runs, figures and plot go; by default reproduce-TABLE
+    options: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
+
+    def run(self) -> None:
+        from mask_frozen_detr.reproduce import REPORT_FILE, failures, reproduce, summary
+        from mask_frozen_detr.reproduce_plan import read_table
+
+        table = read_table(self.table)
+        output = self.output or Path(f"reproduce-table{table}")
+        result = reproduce(table, self.detector, self.data, output, self.options)
+        print(f"{summary(result)}\n{output / REPORT_FILE}")
+        failed = failures(result)
+        if failed:
+            raise UserError(f"{len(failed)} runs failed, the same command tries them again: {'; '.join(failed)}")
+
+
+@dataclass
 class Detectors:
     """The families of detectors that masks can be trained for."""
 
@@ -229,10 +277,9 @@ class Convert:
 
 
 def _load(name: str, detector: str | None, device: str | None, roi_align: bool = True, stem: bool | None = None):
-    import torch
-
     from mask_frozen_detr.detectors import load_detector
     from mask_frozen_detr.model import MaskFrozenDetr, find_run
+    from mask_frozen_detr.processes import processes
 
     if find_run(name) is not None:
         model = MaskFrozenDetr.from_pretrained(name, detector)
@@ -242,7 +289,7 @@ def _load(name: str, detector: str | None, device: str | None, roi_align: bool =
         except UserError as error:
             raise UserError(f"{error}; it is no run folder of `mask-frozen-detr train` either") from error
         model = MaskFrozenDetr.training_free(frozen, roi_align, stem)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or str(processes().device)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -279,6 +326,7 @@ def _commands(train: Train | None) -> type:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[Recipes, tyro.conf.subcommand("recipes")]
+        | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
         | Annotated[Complexity, tyro.conf.subcommand("complexity")]
         | Annotated[Detectors, tyro.conf.subcommand("detectors")]
         | Annotated[Convert, tyro.conf.subcommand("convert")]

@@ -1,0 +1,448 @@
+"""`reproduce`: whole tables on tiny detectors, what is equal among rows, going on after a kill, the order of rows."""
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mask_frozen_detr import reproduce as module
+from mask_frozen_detr.cli import main
+from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.paper import paper_rows
+from mask_frozen_detr.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
+from mask_frozen_detr.reproduce_plan import (
+    Budget,
+    PlannedRow,
+    ReproduceConfig,
+    iterations_of,
+    plan_rows,
+    read_budget,
+    read_table,
+)
+from mask_frozen_detr.reproduce_plot import draw_table
+from mask_frozen_detr.reproduce_report import Measured, compare, comparison, finding, markdown, rank_correlation
+from mask_frozen_detr.run_folder import CHECKPOINT_FILE
+
+SMALL = {"roi_size": 8, "workers": 0, "min_box_iou": 0.0, "max_images": 2, "max_detections": 5, "warmup": 0}
+TINY = ReproduceConfig(budget="2it", **SMALL)
+OPTIONS = [
+    *["--budget", "2it", "--roi-size", "8", "--workers", "0", "--min-box-iou", "0", "--max-images", "2"],
+    *["--max-detections", "5", "--warmup", "0"],
+]
+TABLE_5 = ["none", "ffn", "ffn-o2o", "ffn-b2o"]
+
+
+class Killed(BaseException):
+    """What no `except` of ours catches, as a kill."""
+
+
+@pytest.fixture(scope="module")
+def table5(scenes_folder, tmp_path_factory) -> Path:
+    """Table 5 by the command line, undisturbed."""
+    output = tmp_path_factory.mktemp("tables") / "table5"
+    arguments = ["reproduce", "table5", str(SCENE_DETECTOR), str(scenes_folder), "--output", str(output), *OPTIONS]
+    assert main(arguments) == 0
+    return output
+
+
+def result_of(output: Path) -> dict:
+    return json.loads((output / RESULT_FILE).read_text())
+
+
+def without_clocks(result: dict) -> list:
+    clocks = {"train_seconds", "device_hours", "evaluation_seconds"}
+    return [[{k: v for k, v in run.items() if k not in clocks} for run in row["runs"]] for row in result["rows"]]
+
+
+# --- a whole table
+
+
+def test_every_row_is_trained_and_reported(table5):
+    result = result_of(table5)
+    assert [row["name"] for row in result["rows"]] == TABLE_5
+    assert result["box_ap"] > 10
+    assert any(row["runs"][0]["mask"]["AP"] > 0 for row in result["rows"])
+    for row in result["rows"]:
+        (run,) = row["runs"]
+        assert row["iterations"] == 2
+        assert run["seed"] == 0
+        assert run["box_ap"] == result["box_ap"], "the frozen detector's"
+        assert set(run["mask"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+        assert 0 <= run["matched_iou"] <= 1
+        assert run["train_seconds"] > 0
+        assert run["device_hours"] == pytest.approx(run["train_seconds"] / 3600, abs=1e-5)
+        assert (table5 / "runs" / f"{row['name']}-seed0" / WEIGHTS_FILE).exists()
+    assert len({row["params"] for row in result["rows"]}) == 4, "rows differ in their networks"
+    assert result["rows"][3]["macs"] > result["rows"][0]["macs"] > 1e6
+    assert result["comparison"]["rows"] == 4
+    text = (table5 / REPORT_FILE).read_text()
+    for words in ("ffn-b2o", "44.8", "Finding", "One seed", "lr 0.002", "iterations (2it a row and seed)"):
+        assert words in text
+
+
+def test_the_plot_is_a_small_picture(table5):
+    content = (table5 / PLOT_FILE).read_bytes()
+    assert len(content) < 150_000
+    picture = Image.open(io.BytesIO(content))
+    assert picture.format == "PNG"
+    assert picture.width > 600
+    assert len(picture.convert("RGB").getcolors(1 << 20)) > 50, "not blank"
+
+
+def test_a_finished_table_is_only_loaded_and_seeds_may_grow(table5, scenes_folder, tmp_path, monkeypatch):
+    output = tmp_path / "copy"
+    shutil.copytree(table5, output)
+    trained = []
+    original = module.train
+
+    def counted(*arguments, **options):
+        trained.append(arguments[3].name)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "train", counted)
+    before = without_clocks(result_of(output))
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, TINY)
+    assert not trained
+    assert without_clocks(result) == before
+    grown = ReproduceConfig(budget="2it", seeds=2, **SMALL)
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, grown)
+    assert trained == [f"{name}-seed1" for name in TABLE_5]
+    assert [[run["seed"] for run in row["runs"]] for row in result["rows"]] == [[0, 1]] * 4
+    assert result["comparison"]["spread"] is not None
+    assert "pooled over rows" in (output / REPORT_FILE).read_text()
+
+
+# --- after a kill
+
+
+def kill_in_evaluation(monkeypatch, number: int) -> None:
+    original, seen = module.evaluate, []
+
+    def evaluate(*arguments, **options):
+        seen.append(1)
+        if len(seen) == number:
+            raise Killed
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+
+
+def kill_in_training(monkeypatch, number: int) -> None:
+    from mask_frozen_detr import training
+
+    original, seen = training.step_losses, []
+
+    def step_losses(*arguments, **options):
+        seen.append(1)
+        if len(seen) == number:
+            raise Killed
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(training, "step_losses", step_losses)
+
+
+@pytest.mark.parametrize(
+    ("kill", "number", "whole", "left"),
+    [
+        (kill_in_evaluation, 2, 1, "ffn-seed0/" + WEIGHTS_FILE),  # trained, not evaluated
+        (kill_in_training, 6, 2, "ffn-o2o-seed0/" + CHECKPOINT_FILE),  # within the third row
+    ],
+)
+def test_a_killed_table_goes_on(kill, number, whole, left, table5, scenes_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill(patch, number)
+        with pytest.raises(Killed):
+            reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY)
+    assert (tmp_path / "runs" / left).exists()
+    partial = result_of(tmp_path)
+    assert sum(bool(row["runs"]) for row in partial["rows"]) == whole
+    assert "to do" in (tmp_path / REPORT_FILE).read_text(), "a valid report of what there is"
+    assert (tmp_path / PLOT_FILE).exists()
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY)
+    assert without_clocks(result) == without_clocks(result_of(table5)), "as if it had never been killed"
+    for name in TABLE_5:
+        weights = Path("runs") / f"{name}-seed0" / WEIGHTS_FILE
+        assert (tmp_path / weights).read_bytes() == (table5 / weights).read_bytes()
+
+
+def test_iterations_are_chosen_once(scenes_folder, tmp_path, monkeypatch):
+    """By a budget of time, all rows get as many as the slowest; a resumed table keeps them."""
+    config = ReproduceConfig(budget="30s", **SMALL)
+    times = iter([10.0, 5.0, 15.0, 7.5])
+    monkeypatch.setattr(module, "TIMED", 1)
+    monkeypatch.setattr(module, "_seconds_a_step", lambda folder: next(times))
+    kill_in_training(monkeypatch, 4 + 2)  # after each row's time was taken, in the first row's training
+    with pytest.raises(Killed):
+        reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config)
+    assert not (tmp_path / "timing").exists()
+    assert [row["iterations"] for row in result_of(tmp_path)["rows"]] == [2, 2, 2, 2]
+    assert [row["seconds_per_iteration"] for row in result_of(tmp_path)["rows"]] == [10.0, 5.0, 15.0, 7.5]
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config)  # `times` is at its end
+    assert [row["iterations"] for row in result["rows"]] == [2, 2, 2, 2]
+    assert all(row["runs"] for row in result["rows"])
+
+
+def test_the_time_of_a_step_is_measured(squashing_folder, scenes_folder, tmp_path):
+    detectors = module.Detectors(str(squashing_folder))
+    rows = [row for row in plan_rows(5, TINY, detectors.at) if row.name == "none"]
+    train_data = module.load_split(scenes_folder, "train")
+    (seconds,) = module._time_rows(rows, detectors, train_data, tmp_path).values()
+    assert 1e-3 < seconds < 10
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"lr": 1e-3}, "lr 0.002, found 0.001"), ({"budget": "3it"}, "budget '2it', found '3it'")],
+)
+def test_a_table_goes_on_with_the_same_options_only(changes, words, table5, scenes_folder):
+    before = (table5 / RESULT_FILE).read_bytes()
+    config = ReproduceConfig(**{"budget": "2it", **SMALL, **changes})
+    with pytest.raises(UserError, match=words):
+        reproduce(5, str(SCENE_DETECTOR), scenes_folder, table5, config)
+    with pytest.raises(UserError, match="table 5, found 4"):
+        reproduce(4, str(SCENE_DETECTOR), scenes_folder, table5, TINY)
+    assert (table5 / RESULT_FILE).read_bytes() == before
+
+
+def test_a_damaged_result_is_named(squashing_folder, scenes_folder, tmp_path):
+    (tmp_path / RESULT_FILE).write_text('{"format": 1')
+    with pytest.raises(UserError, match=f"{RESULT_FILE}: is damaged"):
+        reproduce(1, str(squashing_folder), scenes_folder, tmp_path, TINY)
+
+
+def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, scenes_folder, tmp_path, monkeypatch):
+    original = module.train
+
+    def train(model, train_data, val_data, folder, *more, **options):
+        if folder.name == "neck-seed0":
+            raise UserError("the loss is nan at iteration 1")
+        return original(model, train_data, val_data, folder, *more, **options)
+
+    arguments = ["reproduce", "12", str(squashing_folder), str(scenes_folder), "--output", str(tmp_path), *OPTIONS]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", train)
+        assert main(arguments) == 2
+    result = result_of(tmp_path)
+    assert [bool(run.get("failed")) for row in result["rows"] for run in row["runs"]] == [False, True, False, False]
+    assert result["comparison"]["rows"] == 3
+    assert "the loss is nan" in (tmp_path / REPORT_FILE).read_text()
+    assert main(arguments) == 0
+    assert not any(run.get("failed") for row in result_of(tmp_path)["rows"] for run in row["runs"])
+
+
+def test_a_detector_that_changes_is_found_out():
+    row = PlannedRow(paper_rows(5)[0], "train")
+    result: dict = {"box_ap": None}
+    module._check_boxes({"box_ap": 30.0}, row, result)
+    module._check_boxes({"box_ap": 30.01}, row, result)
+    with pytest.raises(RuntimeError, match="the frozen detector has changed"):
+        module._check_boxes({"box_ap": 29.0}, row, result)
+
+
+# --- rows that are not trained
+
+
+def test_table_1_is_evaluated_and_impossible_rows_are_named(squashing_folder, scenes_folder, tmp_path):
+    """C₁ has 8 channels here, E₁ 16."""
+    result = reproduce(1, str(squashing_folder), scenes_folder, tmp_path, ReproduceConfig(seeds=2, **SMALL))
+    kinds = {row["name"]: row["kind"] for row in result["rows"]}
+    assert kinds == {"plain": "evaluate", "roi": "evaluate", "stem": "impossible", "roi-stem": "impossible"}
+    assert [[run["seed"] for run in row["runs"]] for row in result["rows"]] == [[None], [None], [], []]
+    text = (tmp_path / REPORT_FILE).read_text()
+    assert "stem: not possible with this detector" in text
+    assert "C₁ has 8 channels, E₁ 16" in text
+    assert "seed" not in " ".join(finding(result)), "nothing that a seed would change"
+
+
+@pytest.fixture
+def plan(squashing) -> Callable[..., dict[str, PlannedRow]]:
+    """Rows of a table by name, on a detector with one choice of maps."""
+
+    def by_name(table: int, **options) -> dict[str, PlannedRow]:
+        return {row.name: row for row in plan_rows(table, ReproduceConfig(**options), lambda layer: squashing)}
+
+    return by_name
+
+
+@pytest.mark.parametrize("table", sorted({row.table for row in paper_rows()}))
+def test_no_row_is_dropped(table, plan):
+    rows = plan(table)
+    assert list(rows) == [row.name for row in paper_rows(table)]
+    for row in rows.values():
+        assert row.runs != bool(row.why)
+
+
+def test_rows_that_come_to_the_same_run_once(plan, padding_folder):
+    rows = plan(15)
+    assert [row.kind for row in rows.values()] == ["train", "same", "same"]
+    assert "no layer 4 of its own" in rows["layer-4"].why
+    rows = plan(11)
+    assert rows["dino-focalnet-l-frozen"].kind == "same"
+    assert "h-detr-r50-frozen" in rows["dino-focalnet-l-frozen"].why
+    two = module.Detectors(str(padding_folder))  # two encoder layers
+    kinds = [(row.name, row.kind) for row in plan_rows(15, TINY, two.at)]
+    assert kinds == [("layer-2", "train"), ("layer-4", "same"), ("layer-6", "same")]
+
+
+def test_other_methods_are_shown_with_the_papers_figure(plan):
+    rows = plan(6)
+    assert rows["mask2former-r50"].kind == "paper"
+    assert "Mask2Former" in rows["mask2former-r50"].why
+    assert rows["h-detr-resnet50"].kind == "train"
+    assert rows["dino-focalnet-large"].kind == "same"
+
+
+# --- what is equal
+
+
+def test_the_table_varies_and_the_options_are_common(plan):
+    rows = plan(8, batch=4, lr=1e-3)
+    assert {row.training.batch for row in rows.values()} == {2, 4, 8}
+    assert {row.training.lr for row in rows.values()} == {1e-3}
+    rows = plan(12, batch=4)
+    assert {row.training.batch for row in rows.values()} == {4}
+    assert [row.training.loss.sampled_points for row in rows.values()] == [False, False, True, True]
+    assert [row.training.augment.large_scale_jitter for row in plan(13).values()] == [False, True]
+    with pytest.raises(UserError, match="table 10 compares sizes"):
+        plan(10, roi_size=16)
+
+
+def iterations(rows: dict[str, PlannedRow], budget: Budget, equal: str = "iterations", **seconds: float) -> list[int]:
+    trained = [row for row in rows.values() if row.kind == "train"]
+    times = {name.replace("_", "-"): value for name, value in seconds.items()}
+    return list(iterations_of(trained, budget, equal, times).values())
+
+
+def test_equal_images_and_epochs(plan):
+    assert iterations(plan(8), Budget(iterations=80)) == [80, 40, 20]
+    assert iterations(plan(9), Budget(iterations=80)) == [80, 160]
+    # 8 images take 5 s, 2 images 1.5 s: 40 · 1.5 s is within a minute, 10 · 5 s too
+    found = iterations(plan(8), Budget(seconds=60), batch_2=1.5, batch_4=2.5, batch_8=5)
+    assert found == [40, 20, 10]
+
+
+def test_a_budget_of_time_is_what_the_slowest_row_gets(plan):
+    seconds = {"roi_16": 0.5, "roi_32": 1.0, "roi_64": 3.0}
+    assert iterations(plan(10), Budget(seconds=60), **seconds) == [20, 20, 20]
+    assert iterations(plan(10), Budget(seconds=60), "time", **seconds) == [120, 60, 20]
+    assert iterations(plan(9), Budget(seconds=60), "time", epochs_6=1.0, epochs_12=1.0) == [30, 60]
+    with pytest.raises(UserError, match="not one iteration of row roi-16"):
+        iterations(plan(10), Budget(seconds=2), **seconds)
+
+
+def test_warm_up_is_never_most_of_a_run(plan):
+    row = plan(8)["batch-8"]
+    assert row.configure(400, 3).warmup == 8
+    assert row.configure(8, 3).warmup == 2
+    assert (row.configure(8, 3).seed, row.configure(8, 3).iterations) == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("10m", Budget(seconds=600)),
+        ("90s", Budget(seconds=90)),
+        ("1.5h", Budget(seconds=5400)),
+        ("300it", Budget(iterations=300)),
+    ],
+)
+def test_budgets(text, budget):
+    assert read_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["10", "ten minutes", "-5m", "0s", "0it", "1.5it", "", "nan s"])
+def test_bad_budgets(text, squashing_folder, scenes_folder, tmp_path, capfd):
+    arguments = ["reproduce", "table5", str(squashing_folder), str(scenes_folder), "--output", str(tmp_path / "o")]
+    assert main([*arguments, f"--budget={text}"]) == 2
+    shown = capfd.readouterr()
+    assert "budget" in shown.err + shown.out
+    assert "300it" in shown.err + shown.out
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("text", "table"), [("table3", 3), ("12", 12), ("Table16", 16)])
+def test_tables(text, table):
+    assert read_table(text) == table
+
+
+@pytest.mark.parametrize(("text", "words"), [("tabel3", "table3"), ("table33", "table3"), ("99", "expected one of")])
+def test_bad_tables(text, words, squashing_folder, scenes_folder, tmp_path, capfd):
+    assert main(["reproduce", text, str(squashing_folder), str(scenes_folder), "--output", str(tmp_path / "o")]) == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_data_without_a_val_split(squashing_folder, scenes_folder, tmp_path, capfd):
+    data = tmp_path / "data"
+    shutil.copytree(scenes_folder, data)
+    (data / "annotations" / "instances_val2017.json").unlink()
+    assert main(["reproduce", "table1", str(squashing_folder), str(data), "--output", str(tmp_path / "o")]) == 2
+    assert "no split 'val'" in capfd.readouterr().err
+
+
+# --- the order of rows
+
+
+def test_rank_correlation_on_known_values():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40])["spearman"] == 1
+    assert rank_correlation([4, 3, 2, 1], [10, 20, 30, 40])["kendall"] == -1
+    # ranks 1 2 4 3 5: ρ = 1 − 6 · 2 / (5 · 24); τ = (9 − 1) / 10
+    found = rank_correlation([1, 2, 4, 3, 5], [1, 2, 3, 4, 5])
+    assert (found["spearman"], found["kendall"]) == (0.9, 0.8)
+    for ours, paper in (([1, 1], [1, 2]), ([1], [1]), ([], [])):
+        assert rank_correlation(ours, paper)["spearman"] is None
+
+
+def test_differences_are_held_against_the_spread():
+    rows = [
+        Measured("best", (30.0, 31.0), 45.0),
+        Measured("good", (30.2, 31.2), 44.0),  # 0.2 better here, worse in the paper
+        Measured("bad", (20.0, 21.0), 43.0),
+        Measured("worst", (25.0, 26.0), 42.0),
+        Measured("tied", (1.0, 2.0), 42.0),
+    ]
+    found = compare(rows)
+    assert found["spread"] == pytest.approx(math.sqrt(0.5), abs=1e-4)  # of two that are 1 apart
+    # t of 5 degrees of freedom at 97.5% is 2.5706; a difference of two means over 2 seeds has the spread itself
+    assert found["resolved_from"] == pytest.approx(2.5706 * math.sqrt(0.5), abs=1e-3)
+    assert found["order"] == ["good", "best", "worst", "bad", "tied"]
+    assert [pair[:2] for pair in found["pairs"]["not_resolved"]] == [["best", "good"]]
+    assert found["pairs"]["against_the_paper"] == [["bad", "worst", 1.0, -5.0]]
+    assert len(found["pairs"]["as_in_the_paper"]) == 7, "10 pairs, one of them tied in the paper"
+
+
+def test_one_seed_resolves_nothing():
+    pairs = compare([Measured("a", (30.0,), 45.0), Measured("b", (10.0,), 40.0)])["pairs"]
+    assert [len(found) for found in pairs.values()] == [0, 0, 1]
+    free = [Measured("a", (30.0,), 45.0, trained=False), Measured("b", (10.0,), 40.0, trained=False)]
+    assert len(compare(free)["pairs"]["as_in_the_paper"]) == 1, "without training there is no seed"
+
+
+def test_orders_are_compared_over_equal_seeds(table5):
+    """A table that is half way through its second seed is that of the first."""
+    result = result_of(table5)
+    first = comparison(result)
+    again = {**result["rows"][0]["runs"][0], "seed": 1}
+    again["mask"] = dict.fromkeys(again["mask"], 99.0)
+    result["rows"][0]["runs"].append(again)
+    assert comparison(result) == first
+    result["comparison"] = first
+    assert "99.0" not in " ".join(finding(result))
+    assert "± " in markdown(result)
+
+
+def test_the_plot_of_a_table_without_runs(table5):
+    result = result_of(table5)
+    for row in result["rows"]:
+        row["runs"] = []
+    result["comparison"] = comparison(result)
+    assert draw_table(result)[1:4] == b"PNG"
+    assert "Fewer than two rows" in finding(result)[0]
