@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test test-slow lint train-demo-detector clean
+.PHONY: help install demo test test-slow lint benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -34,6 +34,13 @@ lint: $(INSTALLED)  ## format, lint, check types
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/mypy
+
+benchmarks: $(INSTALLED)  ## what it costs on a CPU, beside its peers, at small sizes: minutes
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONPATH=src $(BIN)/python -m benchmarks --device cpu $(ARGS)
+
+# With packages that are there already: make gpu-benchmarks BIN=FOLDER_OF_PYTHON INSTALLED=
+gpu-benchmarks: $(INSTALLED)  ## what it costs on a GPU, kernels and peers included: under 9 minutes
+	PYTHONPATH=src $(BIN)/python -m benchmarks --gpu $(ARGS)
 
 train-demo-detector: $(INSTALLED)  ## train the tiny detector that the demo ships with
 	$(BIN)/python -m mask_frozen_detr.data.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector

@@ -15,6 +15,7 @@ from mask_frozen_detr.complexity import (
     DINO,
     H_DETR,
     as_json,
+    as_written,
     complexity,
     complexity_rows,
     count_macs,
@@ -165,7 +166,7 @@ def test_shapes_alone_count_what_real_tensors_count(changes):
     shapes = DetectorShapes(16, (16, 16), (8, 16), 12, 7)
     config = replace(MaskNetworkConfig(mask_width=8, roi_size=8), **changes)
     counted = complexity(config, shapes, 5, (72, 96))
-    network = MaskNetwork(config, shapes).eval()
+    network = as_written(MaskNetwork(config, shapes).eval())
     detections = draw_detections(shapes, (72, 96), 5, torch.Generator().manual_seed(0))
     index = torch.zeros(5, dtype=torch.long)
     macs = count_macs(lambda: network(detections, torch.ones(1, 72, 96), index, torch.arange(5)))

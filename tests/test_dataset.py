@@ -62,6 +62,12 @@ def test_loader_processes_change_nothing(squashing, scenes):
     assert all(same(a, b) for a, b in zip(*drawn, strict=True))
 
 
+def test_samples_keep_their_numbers(squashing, scenes):
+    """Whatever is drawn for them later follows from these, in every process."""
+    data = training_data(squashing, scenes[0])
+    assert collate([data[2, 17], data[0, 5]]).numbers == [17, 5]
+
+
 # --- order ---
 
 
@@ -175,8 +181,9 @@ def test_unusable_images_are_samples_without_targets(fault, squashing, scenes, t
     elif fault == "of another size":
         path, record = record.path, replace(record, width=record.width + 3)
     data = training_data(squashing, replace(scenes[0], images=[replace(record, path=path), other]))
-    sample = data[0, 0]
+    sample = data[0, 4]
     assert sample.problem
+    assert sample.number == 4
     assert str(path) in sample.problem
     assert not len(sample.targets.labels)
     batch = collate([sample, data[1, 1]])

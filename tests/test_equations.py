@@ -268,7 +268,7 @@ class Fixed(FrozenDetector):
         super().__init__(torch.nn.Identity(), info)
         self.detections = detections
 
-    def detect(self, pixel_values, pixel_mask):
+    def detect(self, pixel_values, pixel_mask, targets=None):
         return self.detections
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from synthetic_detections import draw_detections, pad_batch, scatter_parameters
 
+from mask_frozen_detr.complexity import as_written, count_macs
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, mask_network, training_free
 from mask_frozen_detr.network.fusion import valid_cells
@@ -369,3 +370,36 @@ def test_senseless_combinations_are_refused_with_the_reason(changes, reason):
 def test_what_does_not_fit_the_detector_is_refused_with_the_reason(config, shapes, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         MaskNetwork(config, shapes)
+
+
+# --- shortcuts ---
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_shortcuts_change_nothing(padded):
+    """The same masks and the same gradients, for less than the paper's operations."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        sizes = [(64, 96), (96, 64)]
+        alone = [draw_detections(SMALL, size, QUERIES, generator()) for size in sizes]
+        detections, pixel_mask = alone[0], torch.ones(1, *sizes[0])
+        if padded:
+            detections, pixel_mask = pad_batch(alone, sizes, (96, 96), SMALL, generator())
+        network, plain = build(CONFIG, SMALL), as_written(build(CONFIG, SMALL))
+        outputs = [one(detections, pixel_mask, *all_queries(detections)) for one in (network, plain)]
+        torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(outputs[0].iou, outputs[1].iou, rtol=1e-9, atol=1e-9)
+        for output in outputs:
+            (output.logits.square().mean() + output.iou.square().mean()).backward()
+        for (name, one), other in zip(network.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-12, msg=name)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_shortcuts_save_operations():
+    detections, pixel_mask = draw_detections(H_DETR, (256, 256), 20, generator()), torch.ones(1, 256, 256)
+    index = all_queries(detections)
+    networks = (MaskNetwork(MaskNetworkConfig(), H_DETR), as_written(MaskNetwork(MaskNetworkConfig(), H_DETR)))
+    short, plain = (count_macs(lambda one=one: one.eval()(detections, pixel_mask, *index)) for one in networks)
+    assert short < 0.9 * plain

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from hotcoco import COCO, COCOeval
 from torch import Tensor
@@ -29,6 +28,7 @@ from mask_frozen_detr.files import write_json_atomic
 from mask_frozen_detr.inference import segment
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.processes import processes
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -123,19 +123,27 @@ def evaluate(
     server takes it. progress: called with (images done, images in all). network: other weights in the mask network's
     place, such as their running mean.
 
-    Images that cannot be read are named in the result and left out of it. Under `accelerate launch` every process
-    takes its share of the images; all get the result.
+    Images that cannot be read are named in the result and left out of it. Under `accelerate launch` or `torchrun`
+    every process takes its share of the images and gets the same result; the first one writes and reports progress,
+    as if all were as far as it is.
     Raises UserError where no class fits or no image can be read.
     """
     start = time.perf_counter()
-    state = PartialState()
+    state = processes()
     classes = classes_of(data, model.detector.info.class_names)
     share = data.images[state.process_index :: state.num_processes]
+
+    def report(done: int) -> None:
+        if progress is not None and state.is_main_process:
+            progress(min(done * state.num_processes, len(data.images)), len(data.images))
+
     results, unread = _predict_all(
-        model, network or model.network, share, classes, batch, workers, max_detections, score_threshold, progress
+        model, network or model.network, share, classes, batch, workers, max_detections, score_threshold, report
     )
-    if state.num_processes > 1:
-        results, unread = gather_object(results), gather_object(unread)
+    if state.num_processes > 1:  # gathered, and in the order of one process: where scores tie, the order decides
+        place = {record.id: number for number, record in enumerate(data.images)}
+        results = sorted(gather_object(results), key=lambda entry: place[entry["image_id"]])
+        unread = sorted(gather_object(unread), key=lambda pair: place[pair[0]])
     problems = [problem for _, problem in unread]
     if len(problems) == len(data.images):
         raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
@@ -166,7 +174,7 @@ def _predict_all(
     workers: int,
     max_detections: int,
     score_threshold: float,
-    progress: Callable[[int, int], None] | None,
+    report: Callable[[int], None],
 ) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
     """COCO results, and image id and reason for each image that cannot be read."""
     loader = DataLoader(
@@ -201,8 +209,7 @@ def _predict_all(
                     entry["class_score"] = float(class_score)
                 results += entries
         done += len(items)
-        if progress is not None:
-            progress(done, len(images))
+        report(done)
     network.train(was_training)
     return results, unread
 

@@ -4,11 +4,14 @@ Letters: M matched masks, r mask side, S side of the ground-truth crops, N point
 Points are x, y in [0, 1] of the predicted frame. Boxes and frames are x0, y0, x1, y1 in one common unit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Generators = Sequence[tuple[torch.Generator, int]]  # of each image in turn, and how many masks it has
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,18 @@ def grid_points(size: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def sample_points(logits: Tensor, config: LossConfig, generator: torch.Generator | None = None) -> Tensor:
+def sample_points(logits: Tensor, config: LossConfig, generator: torch.Generator | Generators | None = None) -> Tensor:
     """(M, N, 2) points: of kN random ones the βN most uncertain, and (1 − β)N more at random.
 
-    generator: a CPU generator, so that a run repeats on any device.
+    generator: a CPU generator, so that a run repeats on any device; or one for each image, so that an image's points
+    do not depend on what else is in the batch.
     """
     M, r = logits.shape[0], logits.shape[1]
     count = max(1, round(r * r * config.point_fraction))
     important = round(config.importance * count)
-    drawn = torch.rand(M, round(config.oversample * count) + count - important, 2, generator=generator)
+    each = [(generator, M)] if generator is None or isinstance(generator, torch.Generator) else generator
+    shape = (round(config.oversample * count) + count - important, 2)
+    drawn = torch.cat([torch.rand(masks, *shape, generator=one) for one, masks in each])
     drawn = drawn.to(logits.device, non_blocking=True)
     candidates, free = drawn.split([round(config.oversample * count), count - important], dim=1)
     uncertainty = -read_logits(logits, candidates).abs()
@@ -96,7 +102,7 @@ def mask_losses(
     boxes: Tensor,
     labels: Tensor,
     config: LossConfig,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Generators | None = None,
 ) -> dict[str, Tensor]:
     """Weighted losses, each summed over the M masks: `bce`, `dice` and, with mask scoring, `iou`.
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 import torchvision
 import transformers
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from PIL import Image
 
@@ -28,6 +27,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import evaluate
 from mask_frozen_detr.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.processes import processes
 from mask_frozen_detr.progress import Progress
 from mask_frozen_detr.reproduce_plan import PlannedRow, ReproduceConfig, iterations_of, plan_rows, read_budget
 from mask_frozen_detr.reproduce_plot import draw_table
@@ -48,7 +48,7 @@ class Detectors:
     """The detector, loaded once for each encoder layer whose maps some row wants."""
 
     def __init__(self, name: str):
-        self.name, self.device = name, PartialState().device
+        self.name, self.device = name, processes().device
         self._at: dict[int, FrozenDetector] = {}
 
     def at(self, encoder_layer: int) -> FrozenDetector:
@@ -88,7 +88,7 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
     path = output / RESULT_FILE
     if path.exists():
         result = _go_on(path, result)
-    PartialState().wait_for_everyone()  # nobody writes before all have read
+    processes().wait_for_everyone()  # nobody writes before all have read
     trained = [row for row in rows if row.kind == "train"]
     if any(row["kind"] == "train" and row["iterations"] is None for row in result["rows"]):
         budget = read_budget(config.budget)
@@ -159,7 +159,7 @@ def _run_row(
         folder = output / "runs" / f"{row.name}-seed{seed}"
         train(model, train_data, None, folder, row.configure(iterations, seed), resume=True)
         hours, iou = _on_main(lambda: _read_metrics(folder))
-        seconds = hours * 3600 / PartialState().num_processes
+        seconds = hours * 3600 / processes().num_processes
         run = {"seed": seed, "train_seconds": round(seconds, 2), "device_hours": hours, "matched_iou": round(iou, 4)}
     model.to(detectors.device).eval()
     bar = Progress("evaluating", len(val_data.images))
@@ -218,7 +218,7 @@ def _time_rows(rows: list[PlannedRow], detectors: Detectors, train_data: CocoDat
 
 def _seconds_a_step(folder: Path) -> float:
     hours = [json.loads(text)["device_hours"] for text in (folder / METRICS_FILE).read_text().splitlines()]
-    spent = (hours[-1] - hours[UNTIMED - 1]) * 3600 / PartialState().num_processes
+    spent = (hours[-1] - hours[UNTIMED - 1]) * 3600 / processes().num_processes
     return max(spent, 1e-4) / (TIMED - UNTIMED)  # hours are written to some milliseconds
 
 
@@ -241,7 +241,8 @@ def _begin(
     config: ReproduceConfig,
 ) -> dict[str, Any]:
     """A result without runs."""
-    state, cuda = PartialState(), PartialState().device.type == "cuda"
+    state = processes()
+    cuda = state.device.type == "cuda"
     detector = next(detectors.at(row.encoder_layer) for row in rows if row.runs)
     identity = detector.info.identity
     size = val_data.images[0].width, val_data.images[0].height
@@ -334,7 +335,7 @@ def _go_on(path: Path, now: dict[str, Any]) -> dict[str, Any]:
 
 def _write(output: Path, result: dict[str, Any]) -> None:
     """The result, the report and the plot, whatever there is so far."""
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     result["about"] = _about(result)
     result["comparison"] = comparison(result)
@@ -379,7 +380,7 @@ def _about(result: dict[str, Any]) -> list[str]:
 
 def _on_main(work: Callable[[], T]) -> T:
     """Done by the main process alone; all get what it returns."""
-    state = PartialState()
+    state = processes()
     found = [work() if state.is_main_process else None]
     if state.num_processes > 1:
         broadcast_object_list(found)
@@ -387,5 +388,5 @@ def _on_main(work: Callable[[], T]) -> T:
 
 
 def _say(text: str) -> None:
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         print(text, file=sys.stderr, flush=True)

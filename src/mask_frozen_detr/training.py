@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
+from mask_frozen_detr.cache import FrozenCache
 from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
@@ -39,6 +40,7 @@ from mask_frozen_detr.model import (
     save_network_weights,
 )
 from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.processes import processes
 from mask_frozen_detr.progress import Progress
 from mask_frozen_detr.run_folder import (
     CHECKPOINT_FILE,
@@ -108,7 +110,7 @@ class TrainConfig:
         for name in ("ema", "min_box_iou"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected a number in [0, 1)")
-        if not 0 <= self.seed < 1 << 23:  # seed, step and process share the 64 bits of a generator's seed
+        if not 0 <= self.seed < 1 << 23:  # seed and sample number share the 64 bits of a generator's seed
             raise ValueError(f"seed: found {self.seed}, expected 0 to {(1 << 23) - 1}")
 
     def steps(self, images: int) -> int:
@@ -130,13 +132,15 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     overwrite: bool = False,
+    cache: FrozenCache | None = None,
 ) -> Evaluation | None:
     """Train `model.network` on a frozen detector; the run folder `output` ends up with all there is to keep.
 
     With `config.finetune` the detector learns as well, by its own losses and the masks' (Table 11).
 
     resume: go on where a killed run stopped; a finished one is only loaded. overwrite: give up the run that
-    `output` holds. Returns the last evaluation, if there is a val split. Raises UserError for bad input, before
+    `output` holds. cache: where frozen outputs are kept; of the random views only flips are left then.
+    Returns the last evaluation, if there is a val split. Raises UserError for bad input, before
     anything is written, and on a loss that is not finite.
     """
     check_start(output, resume, overwrite)
@@ -153,9 +157,12 @@ def train(
         classes_of(val_data, info.class_names)
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         raise UserError("the mask network has no part that could learn: the training-free baseline needs no training")
+    if cache is not None:
+        config = replace(config, augment=cache.augment(config.augment))
     dataset = TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
     steps = config.steps(len(dataset))
     resolved = describe_run(model, config, steps, dataset)
+    resolved["data"]["frozen outputs"] = "computed" if cache is None else "cached"
     progress = Progress("training", steps, quiet=quiet or not accelerator.is_main_process)
     progress.print(classes.summary())
     if resume and is_finished(output):
@@ -169,6 +176,8 @@ def train(
     if config.finetune != "none":
         groups.append({"params": detector.unfreeze(config.finetune), "share": FINETUNE_RATE})
         learned["detector"] = detector.model
+    if cache is not None:
+        progress.print(cache.open(dataset))
     matcher = Matcher(info.costs, info.score_rule, config.min_box_iou)
     training_step = accelerator.prepare_model(TrainingStep(model, matcher, config.loss))
     optimizer = accelerator.prepare_optimizer(
@@ -219,7 +228,7 @@ def train(
     writer = SummaryWriter(str(output / "tensorboard"), purge_step=step) if accelerator.is_main_process else None
     progress.start(step)
     evaluation: Evaluation | None = None
-    generator = torch.Generator()
+    batch_of = collate if cache is None else cache.batch
     began, started_step = time.perf_counter(), step  # of this process; a resumed run adds what came before
     spent = seconds
 
@@ -228,15 +237,14 @@ def train(
         training_step.train()
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step, steps) * group["share"]
-        generator.manual_seed((config.seed << 40) + (step << 10) + rank)
         size = len(samples) // config.accumulate
-        pieces = [collate(samples[i : i + size]) for i in range(0, len(samples), size)]
+        pieces = [batch_of(samples[i : i + size]) for i in range(0, len(samples), size)]
         objects = torch.tensor(float(sum(len(t.labels) for piece in pieces for t in piece.targets)))
         normaliser = accelerator.reduce(objects.to(accelerator.device), "sum").clamp(min=1) / world
         for piece in pieces:
             problems.update(piece.problems)
             with accelerator.autocast():
-                losses = training_step(piece, generator)
+                losses = training_step(piece, config.seed)
             loss = sum(losses[key] for key in MASK_LOSSES if key in losses) / normaliser
             if "detection" in losses:
                 loss = loss + losses["detection"] / config.accumulate  # a mean over objects already
@@ -303,6 +311,12 @@ def train(
         if step % config.checkpoint_every == 0 or step == steps:
             _check_weights(learned, step)
             seconds = spent + time.perf_counter() - began
+            if world > 1:  # one process saves what all have seen
+                totals = {
+                    key: accelerator.reduce(torch.as_tensor(value, dtype=torch.float32, device=device), "mean")
+                    for key, value in totals.items()
+                }
+                problems = set(gather_object(sorted(problems)))
             if accelerator.is_main_process:
                 save_torch_atomic(
                     checkpoint_path,
@@ -352,9 +366,9 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model, self.matcher, self.loss = model, matcher, loss
 
-    def forward(self, batch: Batch, generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, seed: int | None) -> dict[str, torch.Tensor]:
         """See `step_losses`."""
-        return step_losses(self.model, self.matcher, batch, self.loss, generator)
+        return step_losses(self.model, self.matcher, batch, self.loss, seed)
 
 
 def step_losses(
@@ -362,18 +376,21 @@ def step_losses(
     matcher: Matcher,
     batch: Batch,
     loss: LossConfig,
-    generator: torch.Generator | None,
+    seed: int | None,
 ) -> dict[str, torch.Tensor]:
     """Losses of one forward pass, summed over its matched masks, and how many those were.
 
-    With a detector that is fine-tuned also its own loss, a mean over objects: `detection`.
+    With a detector that is fine-tuned also its own loss, a mean over objects: `detection`. seed: of the run, for the
+    points that the losses are sampled on.
     """
     device = model.device
-    pixel_values = batch.pixel_values.to(device, non_blocking=True)
     pixel_mask = batch.pixel_mask.to(device, non_blocking=True)
     targets = [target.to(device) for target in batch.targets]
-    labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
-    detections = model.detector(pixel_values, pixel_mask, None if model.detector.finetuned == "none" else labels)
+    detections = batch.detections
+    if detections is None:
+        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
+        pixel_values = batch.pixel_values.to(device, non_blocking=True)
+        detections = model.detector(pixel_values, pixel_mask, None if model.detector.finetuned == "none" else labels)
     matches = matcher(detections, targets)
     output = model.network(detections, pixel_mask, matches.image_index, matches.query_index)
     starts = torch.tensor([0] + [len(target.labels) for target in targets[:-1]], device=device).cumsum(0)
@@ -388,7 +405,7 @@ def step_losses(
             pixel_boxes(boxes, pixel_mask, matches.image_index),
             torch.cat([target.labels for target in targets])[chosen],
             loss,
-            generator,
+            None if seed is None else _generators(seed, batch.numbers, matches.image_index),
         )
     if detections.loss is not None:
         losses["detection"] = detections.loss
@@ -407,6 +424,15 @@ def _averaged_weights(learned: nn.Module, averaged: torch.optim.swa_utils.Averag
         yield
     finally:
         learned.load_state_dict(kept)
+
+
+def _generators(seed: int, numbers: list[int], image_index: torch.Tensor) -> list[tuple[torch.Generator, int]]:
+    """Of each image, by its sample's number alone: neither processes nor accumulation change its points."""
+    counts = image_index.bincount(minlength=len(numbers)).tolist()
+    return [
+        (torch.Generator().manual_seed((seed << 40) + number), count)
+        for number, count in zip(numbers, counts, strict=True)
+    ]
 
 
 def _means(totals: dict[str, Any], accelerator: Accelerator) -> dict[str, float]:
@@ -445,6 +471,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    processes()  # meets the others first: an Accelerator alone would not, of CPU processes that torchrun started
     AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
     # Which heads of a detector take part in its losses is its own affair.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.finetune != "none")

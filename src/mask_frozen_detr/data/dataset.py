@@ -8,6 +8,7 @@ Letters: T objects of an image, S side of the ground-truth crops.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +20,13 @@ from mask_frozen_detr.data.classes import ClassMap
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
 from mask_frozen_detr.data.crops import mask_crop
 from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.matching import Targets
+
+if TYPE_CHECKING:
+    from mask_frozen_detr.cache import FrozenView, ViewStore
 
 CROP_SIDE = 112
 SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of cropped objects are dropped
@@ -29,25 +34,40 @@ SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of cropped objects ar
 
 @dataclass
 class Sample:
-    """image: (3, h, w) pre-processed, unpadded. problem: why the image could not be used, if so."""
+    """image: (3, h, w) pre-processed, unpadded. problem: why the image could not be used, if so.
+
+    number: the sample's, for all that is drawn later. view: name of the view in a cache of frozen outputs, if there is
+    one. frozen: what the cache has of it; then the image was not read and is (3, 0, 0).
+    """
 
     image: Tensor
     targets: Targets
     problem: str | None = None
+    number: int = 0
+    view: str | None = None
+    frozen: "FrozenView | None" = None
 
 
 @dataclass
 class Batch:
-    """pixel_values (B, 3, H, W), pixel_mask (B, H, W), targets of each image, problems met on the way."""
+    """pixel_values (B, 3, H, W), pixel_mask (B, H, W), targets of each image, problems met on the way, sample numbers.
+
+    detections: what the frozen detector finds, where it need not run any more; pixel_values are (B, 3, 0, 0) then.
+    """
 
     pixel_values: Tensor
     pixel_mask: Tensor
     targets: list[Targets]
     problems: list[str]
+    numbers: list[int]
+    detections: Detections | None = None
 
 
 class TrainingData(Dataset[Sample]):
-    """COCO-format images with masks, indexed by (image number, sample number)."""
+    """COCO-format images with masks, indexed by (image number, sample number).
+
+    store: frozen outputs of views (see `cache`). Images whose outputs it holds are not read.
+    """
 
     def __init__(
         self,
@@ -56,8 +76,10 @@ class TrainingData(Dataset[Sample]):
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         seed: int,
+        store: "ViewStore | None" = None,
     ):
         self.classes, self.preprocessing, self.augment, self.seed = classes, preprocessing, augment, seed
+        self.store = store
         self.images = [
             record
             for record in data.images
@@ -76,16 +98,23 @@ class TrainingData(Dataset[Sample]):
         index, number = item
         record = self.images[index]
         rng = np.random.default_rng([self.seed, number])
+        view = draw_view(record.width, record.height, self.augment, self.preprocessing.resizes_freely, rng)
+        name = None
+        if self.store is not None:
+            name = self.store.name(record, view.flip)
+            frozen = self.store.read(name) if name is not None else None
+            if frozen is not None:
+                return Sample(torch.zeros(3, 0, 0), self._targets(record, view), None, number, name, frozen)
         try:
             source = read_image(record.path, apply_exif=False)
             check_size(record, source)
         except UserError as error:
-            return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), str(error))
-        view = draw_view(record.width, record.height, self.augment, self.preprocessing.resizes_freely, rng)
+            return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), str(error), number)
         image = view.image(source)
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)
-        return Sample(self.preprocessing(image, resize=not self.augment.sets_size), self._targets(record, view))
+        pixels = self.preprocessing(image, resize=not self.augment.sets_size)
+        return Sample(pixels, self._targets(record, view), None, number, name)
 
     def _targets(self, record: ImageRecord, view) -> Targets:
         boxes, labels, crops = [], [], []
@@ -128,7 +157,8 @@ def collate(samples: list[Sample]) -> Batch:
     """Samples to one zero-padded batch."""
     pixel_values, pixel_mask = collate_images([sample.image for sample in samples])
     problems = [sample.problem for sample in samples if sample.problem]
-    return Batch(pixel_values, pixel_mask, [sample.targets for sample in samples], problems)
+    targets, numbers = [sample.targets for sample in samples], [sample.number for sample in samples]
+    return Batch(pixel_values, pixel_mask, targets, problems, numbers)
 
 
 class SampleOrder(Sampler[list[tuple[int, int]]]):

@@ -50,23 +50,26 @@ class DeformableAttention(nn.Module):
         references: Tensor,
         shapes: Sequence[tuple[int, int]],
         valid: Tensor | None,
+        count: int | None = None,
     ) -> Tensor:
         """tokens (B, S, d); position (·, S, d) added to the queries; references (·, S, L, 2) in [0, 1];
-        valid (B, S), False at padding, whose values are zeroed. Returns (B, S, d)."""
-        B, S, _ = tokens.shape
-        query = tokens if position is None else tokens + position
+        valid (B, S), False at padding, whose values are zeroed; count: only the first N tokens look around, None: all.
+        Returns (B, N, d)."""
+        B = len(tokens)
+        query = (tokens if position is None else tokens + position)[:, :count]
+        N = query.shape[1]
         value = self.value(tokens)
         if valid is not None:
             value = value.masked_fill(~valid[..., None], 0.0)
-        offsets = self.offsets(query).view(B, S, self.heads, self.levels, self.points, 2)
-        weights = self.weights(query).view(B, S, self.heads, self.levels * self.points).softmax(-1)
+        offsets = self.offsets(query).view(B, N, self.heads, self.levels, self.points, 2)
+        weights = self.weights(query).view(B, N, self.heads, self.levels * self.points).softmax(-1)
         sizes = torch.tensor([(w, h) for h, w in shapes], device=tokens.device, dtype=offsets.dtype)
-        locations = references[:, :, None, :, None, :] + offsets / sizes[:, None, :]
+        locations = references[:, :count, None, :, None, :] + offsets / sizes[:, None, :]
         attended = deformable_attention(
-            value.view(B, S, self.heads, value.shape[2] // self.heads),
+            value.unflatten(2, (self.heads, -1)),
             shapes,
             locations,
-            weights.view(B, S, self.heads, self.levels, self.points),
+            weights.view(B, N, self.heads, self.levels, self.points),
         )
         return self.output(attended)
 
@@ -88,9 +91,11 @@ class DeformableLayer(nn.Module):
         references: Tensor,
         shapes: Sequence[tuple[int, int]],
         valid: Tensor | None = None,
+        count: int | None = None,
     ) -> Tensor:
-        """(B, S, d) → (B, S, d); arguments as in `DeformableAttention.forward`."""
-        tokens = self.norm1(tokens + self.attention(tokens, position, references, shapes, valid))
+        """(B, S, d) → (B, N, d); arguments as in `DeformableAttention.forward`."""
+        attended = self.attention(tokens, position, references, shapes, valid, count)
+        tokens = self.norm1(tokens[:, :count] + attended)
         return self.norm2(tokens + self.ffn(tokens))
 
 

@@ -29,10 +29,14 @@ class ImageEncoder(nn.Module):
 
 
 class DeformableImageEncoder(ImageEncoder):
-    """Multi-scale deformable layers on all levels; only the finest one goes on."""
+    """Multi-scale deformable layers on all levels; only the finest one goes on.
+
+    So the last layer refines that one alone. as_written: all of them, as the paper's FLOPs count it; E₁ is the same.
+    """
 
     def __init__(self, widths: Sequence[int], layers: int):
         super().__init__(widths, layers)
+        self.as_written = False
         width = widths[0]
         # Detectors whose levels differ in width, or whose width the heads do not divide, are projected first.
         self.width = width if width % 8 == 0 else 8 * round(width / 8 + 0.5)
@@ -51,9 +55,10 @@ class DeformableImageEncoder(ImageEncoder):
             valid_tokens = torch.cat([mask.flatten(1) for mask in valid], 1)
             valid_sizes = torch.stack([_extent(mask) for mask in valid], 1)
         references = reference_points(shapes, valid_sizes, tokens.device)
-        for layer in self.layers:
-            tokens = layer(tokens, None, references, shapes, valid_tokens)
         h, w = shapes[0]
+        for number, layer in enumerate(self.layers, 1):
+            count = h * w if number == len(self.layers) and not self.as_written else None
+            tokens = layer(tokens, None, references, shapes, valid_tokens, count)
         return tokens[:, : h * w].transpose(1, 2).unflatten(2, (h, w))
 
 

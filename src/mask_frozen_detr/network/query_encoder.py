@@ -17,7 +17,7 @@ class QueryLayer(nn.Module):
     def __init__(self, width: int, ffn: bool, b2o: bool, o2o: bool, heads: int = 8):
         super().__init__()
         self.o2o = ObjectToObject(width, heads) if o2o else None
-        self.b2o = nn.MultiheadAttention(width, heads, batch_first=True) if b2o else None
+        self.b2o = BoxToObject(width, heads) if b2o else None
         self.b2o_norm = nn.LayerNorm(width) if b2o else None
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) if ffn else None
         self.ffn_norm = nn.LayerNorm(width) if ffn else None
@@ -29,12 +29,46 @@ class QueryLayer(nn.Module):
             queries = self.o2o(queries, places, image_index)
         if self.b2o is not None and self.b2o_norm is not None:
             assert boxes is not None
-            tokens = boxes.flatten(2).transpose(1, 2)  # (M, r·r, c)
-            attended = self.b2o(queries[:, None], tokens, tokens, need_weights=False)[0][:, 0]
-            queries = self.b2o_norm(queries + attended)
+            queries = self.b2o_norm(queries + self.b2o(queries, boxes))
         if self.ffn is not None and self.ffn_norm is not None:
             queries = self.ffn_norm(queries + self.ffn(queries))
         return queries
+
+
+class BoxToObject(nn.Module):
+    """Attention of each query to its own box's features (equation 11). No query sees another.
+
+    There is one query a box, so it costs less to take the query to the features than their keys and values to the
+    query: q · (W x) = (Wᵀ q) · x, and Σ a (V x) = V (Σ a x). The keys' bias shifts all weights alike and so none.
+    as_written: project the features, as the paper's FLOPs count it; the result is the same.
+    """
+
+    def __init__(self, width: int, heads: int = 8):
+        super().__init__()
+        self.num_heads, self.as_written = heads, False
+        attention = nn.MultiheadAttention(width, heads, batch_first=True)  # its parameters, under its names
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, queries: Tensor, boxes: Tensor) -> Tensor:
+        """queries (M, c), boxes (M, c, r, r) → (M, c)."""
+        M, c = queries.shape
+        tokens = boxes.flatten(2)  # (M, c, r·r)
+        of_query, of_key, of_value = self.in_proj_weight.view(
+            3, self.num_heads, c // self.num_heads, c
+        )  # (H, D, c) each
+        query_bias, key_bias, value_bias = self.in_proj_bias.view(3, self.num_heads, c // self.num_heads)
+        query = (torch.einsum("mc,hdc->mhd", queries, of_query) + query_bias) * (c // self.num_heads) ** -0.5
+        if self.as_written:
+            keys = torch.einsum("mcs,hdc->mhds", tokens, of_key) + key_bias[..., None]
+            values = torch.einsum("mcs,hdc->mhds", tokens, of_value) + value_bias[..., None]
+            weights = (query[:, :, None] @ keys).softmax(-1)  # (M, H, 1, r·r)
+            attended = (weights @ values.transpose(2, 3))[:, :, 0]
+        else:
+            weights = (torch.einsum("mhd,hdc->mhc", query, of_key) @ tokens).softmax(-1)  # (M, H, r·r)
+            seen = weights @ tokens.transpose(1, 2)  # (M, H, c)
+            attended = torch.einsum("mhc,hdc->mhd", seen, of_value) + value_bias
+        return self.out_proj(attended.reshape(M, c))
 
 
 class ObjectToObject(nn.Module):

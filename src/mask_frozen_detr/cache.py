@@ -1,0 +1,280 @@
+"""Frozen outputs on disk (not in the paper): a small data set's detector runs once a view, not once an epoch.
+
+A view is an image as its detector sees it in evaluation, or that mirrored. Views that no epoch repeats cannot be
+kept: with a cache random sizes and crops are off, and jitter is refused.
+
+Each view is one file, made at its first use by a forward pass of that image alone, in fp32, and read back as it was
+stored, also at that first use: so a run that is killed and resumed sees the same numbers. Files lie in a folder
+named by all that decides them (detector, encoder layer, prompt, pre-processing), under the hash of the image's bytes.
+
+Letters: B images, Q queries, N numbers of a view, h × w unpadded and H × W padded input.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mask_frozen_detr.data.augment import AugmentConfig
+from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData
+from mask_frozen_detr.detectors.base import Detections
+from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.transformers_detector import join
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.files import write_bytes_atomic, write_json_atomic
+from mask_frozen_detr.model import MaskFrozenDetr
+
+FORMAT = 1  # of the files: another number, another folder
+PROBES = 5  # images whose sizes the estimate is made from
+GB = 1e9
+OLD = 3600.0  # seconds after which the torso of a write is nobody's any more
+CACHE_FILE = "cache.json"
+
+
+@dataclass(frozen=True)
+class FrozenView:
+    """What the detector makes of one view, as it is stored.
+
+    values: (N,) bfloat16, the tensors of `layout`, name and shape each, one behind the other. boxes: (1, Q, 4)
+    float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
+    """
+
+    values: Tensor
+    boxes: Tensor
+    layout: list[tuple[str, list[int]]]
+    size: tuple[int, int]
+
+    @classmethod
+    def pack(cls, found: Detections, size: tuple[int, int], stem: bool, pixels: bool) -> "FrozenView":
+        """Of `found` for one image (B = 1); C₁ and the input are kept on request."""
+        parts = {"queries": found.queries, "logits": found.logits}
+        parts |= {f"level{number}": level for number, level in enumerate(found.features)}
+        if stem and found.stem is not None:
+            parts["stem"] = found.stem
+        if pixels and found.pixels is not None:
+            parts["pixels"] = found.pixels
+        values = torch.cat([part.flatten().to(torch.bfloat16) for part in parts.values()]).cpu()
+        return cls(values, found.boxes.float().cpu(), [(name, list(part.shape)) for name, part in parts.items()], size)
+
+    def unpack(self, device: torch.device) -> Detections:
+        """On `device`, in float32."""
+        values = self.values.to(device, non_blocking=True).float()
+        pieces = values.split([math.prod(shape) for _, shape in self.layout])
+        parts = {name: piece.view(shape) for (name, shape), piece in zip(self.layout, pieces, strict=True)}
+        return Detections(
+            queries=parts["queries"],
+            logits=parts["logits"],
+            boxes=self.boxes.to(device, non_blocking=True),
+            features=[part for name, part in parts.items() if name.startswith("level")],
+            stem=parts.get("stem"),
+            pixels=parts.get("pixels"),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.boxes.nbytes
+
+
+class ViewStore:
+    """The files of one detector and pre-processing. Loader processes read them; they need nothing else of a cache."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._hashes: dict[Path, str | None] = {}
+
+    def name(self, record: ImageRecord, flip: bool) -> str | None:
+        """Of a view: its image's content and size, and whether it is mirrored. None where the file cannot be read."""
+        if record.path not in self._hashes:
+            try:
+                self._hashes[record.path] = hashlib.sha256(record.path.read_bytes()).hexdigest()[:32]
+            except OSError:
+                self._hashes[record.path] = None  # reading it as an image will say why
+        content = self._hashes[record.path]
+        # The size that the annotations were made for: if that changes, the image is looked at again.
+        return content and f"{content}-{record.width}x{record.height}{'-flipped' if flip else ''}"
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def read(self, name: str) -> FrozenView | None:
+        """None for what is not there, or damaged: it will be made, anew if need be, with a warning."""
+        path = self.path(name)
+        try:
+            with safe_open(path, "pt") as file:
+                described: dict[str, Any] = json.loads(file.metadata()["view"])
+                values, boxes = file.get_tensor("values"), file.get_tensor("boxes")
+            if _checksum(values, boxes) != described["checksum"]:
+                raise ValueError("its content is not what was written")
+            layout = [(str(part), list(shape)) for part, shape in described["layout"]]
+            height, width = described["size"]
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{path}: is damaged ({error}) and will be made anew", stacklevel=2)
+            return None
+        return FrozenView(values, boxes, layout, (height, width))
+
+    def write(self, name: str, view: FrozenView) -> None:
+        """Raises UserError where the disk is full or writing is not permitted."""
+        described = {"layout": view.layout, "size": view.size, "checksum": _checksum(view.values, view.boxes)}
+        data = save({"values": view.values, "boxes": view.boxes}, {"view": json.dumps(described)})
+        write_bytes_atomic(self.path(name), data)
+
+
+class FrozenCache:
+    """Frozen outputs of a data set's views for one model.
+
+    folder: may hold caches of several detectors. limit: GB (10⁹ bytes) that the views of the data set may take.
+    Raises UserError for a limit that is none.
+    """
+
+    def __init__(self, folder: Path, model: MaskFrozenDetr, limit: float = 20.0):
+        if not limit > 0:
+            raise UserError(f"cache_limit: found {limit}, expected a positive number of GB")
+        self.detector, self.limit = model.detector, limit
+        self.stem, self.pixels = model.network.fusion.uses_stem, model.network.pixel_stem is not None
+        if self.pixels:
+            self.stem = False  # the learned one takes its place
+        identity = self.detector.info.identity
+        self.description = {
+            "format": FORMAT,
+            "weights": identity.weights,
+            "encoder layer": identity.encoder_layer,
+            "prompt": identity.prompt,
+            "type": str(next(self.detector.parameters()).dtype),
+            "preprocessing": self.detector.info.preprocessing.describe(),
+            "stem": self.stem,
+            "pixels": self.pixels,
+        }
+        key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
+        self.store = ViewStore(Path(folder) / key)
+
+    @staticmethod
+    def augment(config: AugmentConfig) -> AugmentConfig:
+        """What is left of `config`: the flip. Raises UserError where jitter is asked for, which is never a default."""
+        for name in ("large_scale_jitter", "colour_jitter"):
+            if getattr(config, name):
+                raise UserError(
+                    f"{name}: found {getattr(config, name)}, but with --cache no image may look different in every "
+                    "epoch; leave out the one or the other"
+                )
+        return replace(config, multi_scale=False, crop=False)
+
+    def open(self, dataset: TrainingData) -> str:
+        """Let `dataset` read from here; returns what to tell the user, with the estimate.
+
+        The detector must lie on its device already. Raises UserError, before anything is written, where the detector
+        learns, where the views would take more than the limit or than the disk has, and where the folder cannot be
+        made.
+        """
+        if dataset.augment != self.augment(dataset.augment):
+            raise ValueError("expected a data set whose augmentation has gone through `FrozenCache.augment`")
+        if any(parameter.requires_grad for parameter in self.detector.parameters()):
+            raise UserError("cache: found a detector that is fine-tuned, whose outputs change; expected a frozen one")
+        flips = (False, True) if dataset.augment.flip else (False,)
+        views = len(dataset) * len(flips)
+        each = self._bytes_a_view(dataset)
+        total = each * views
+        said = f"{views} views of {len(dataset)} images, at {each / 1e6:.1f} MB each, take about {total / GB:.2f} GB"
+        if total > self.limit * GB:
+            raise UserError(
+                f"cache: {said}, more than the limit of {self.limit:g} GB; raise it with --cache-limit, or train "
+                "without --cache"
+            )
+        names = {self.store.name(record, flip) for record in dataset.images for flip in flips}
+        there = {path.stem for path in self.store.folder.glob("*.safetensors")}
+        missing = each * len(names - there - {None})
+        free = shutil.disk_usage(_existing(self.store.folder)).free
+        if missing > free:
+            raise UserError(
+                f"cache: {said}, {missing / GB:.2f} GB of them still to be written, but {self.store.folder} has "
+                f"{free / GB:.2f} GB left; make room, or train without --cache"
+            )
+        write_json_atomic(self.store.folder / CACHE_FILE, self.description)
+        _sweep(self.store.folder)
+        dataset.store = self.store
+        return f"cache: {said} in {self.store.folder} ({len(names & there)} are there); random sizes and crops are off"
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """As `collate`, with detections (B, …) in the place of pixels, on the detector's device.
+
+        Views that the store lacks are made and written. Raises UserError where they cannot be written.
+        """
+        device = next(self.detector.parameters()).device
+        views = [sample.frozen or self._make(sample, device) for sample in samples]
+        alone = [view.unpack(device) for view in views]
+        detections = join(alone)
+        if self.pixels:
+            detections.pixels, _ = collate_images([one.pixels[0] for one in alone if one.pixels is not None])
+        pixel_mask = torch.zeros(len(views), *(max(view.size[side] for view in views) for side in (0, 1)))
+        for b, (height, width) in enumerate(view.size for view in views):
+            pixel_mask[b, :height, :width] = 1
+        problems = [sample.problem for sample in samples if sample.problem]
+        targets, numbers = [sample.targets for sample in samples], [sample.number for sample in samples]
+        return Batch(torch.zeros(len(views), 3, 0, 0), pixel_mask.long(), targets, problems, numbers, detections)
+
+    def _make(self, sample: Sample, device: torch.device) -> FrozenView:
+        """The view of a sample that came with its pixels."""
+        if sample.view is not None:
+            found = self.store.read(sample.view)  # it may have been made since the loader looked
+            if found is not None:
+                return found
+        view = self._run(sample.image, device)
+        if sample.view is not None:  # or the image could not be read
+            self.store.write(sample.view, view)
+        return view
+
+    def _run(self, image: Tensor, device: torch.device) -> FrozenView:
+        """One forward pass of (3, h, w), in the detector's own type whatever the training's."""
+        height, width = image.shape[1:]
+        with torch.autocast(device.type, enabled=False):
+            found = self.detector(image[None].to(device), torch.ones(1, height, width, dtype=torch.long, device=device))
+        return FrozenView.pack(found, (height, width), self.stem, self.pixels)
+
+    def _bytes_a_view(self, dataset: TrainingData) -> float:
+        """The mean of a few, from upright to wide: of blank images, as the content does not matter."""
+        device = next(self.detector.parameters()).device
+        records = sorted(dataset.images, key=lambda record: record.width / record.height)
+        count = min(PROBES, len(records))
+        sizes = []
+        for number in range(count):
+            record = records[int((number + 0.5) / count * len(records))]
+            image = dataset.preprocessing(Image.new("RGB", (record.width, record.height)))
+            sizes.append(self._run(image, device).nbytes)
+        return sum(sizes) / count
+
+
+def _checksum(*tensors: Tensor) -> int:
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, value)
+    return value
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("."))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writes left, but nothing that another run may be writing."""
+    for torso in folder.glob(".*.part*"):
+        try:
+            if time.time() - torso.stat().st_mtime > OLD:
+                torso.unlink()
+        except OSError:  # another run was quicker
+            continue

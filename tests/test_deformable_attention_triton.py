@@ -1,0 +1,203 @@
+"""The Triton kernels against the reference in float64, in Triton's interpreter on the CPU, and who gets to run them.
+
+Triton decides when it is imported whether it interprets: this file runs itself in a process of its own for that, and
+the tests read what that found.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network import deformable_attention as attention
+from mask_frozen_detr.network.deformable_attention import deformable_attention, deformable_attention_reference
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+
+LEVELS = ((5, 7), (3, 4), (1, 2))
+CASES = {
+    # what is special: maps, queries, head width, levels, points, value, weights
+    "one level": (2, 5, 16, LEVELS[:1], 2, "float32", "float32"),
+    "three levels": (1, 5, 16, LEVELS, 2, "float32", "float32"),
+    "narrow heads": (1, 5, 8, LEVELS[:1], 1, "float32", "float32"),
+    "a width that is no power of two": (1, 5, 20, LEVELS[:2], 1, "float32", "float32"),
+    "odd width and points": (1, 5, 3, LEVELS[:1], 3, "float32", "float32"),
+    "the widest heads, several blocks of queries": (1, 20, 64, LEVELS[1:], 1, "float32", "float32"),
+    "bfloat16": (1, 5, 16, LEVELS[:1], 1, "bfloat16", "bfloat16"),
+    "bfloat16, no power of two": (1, 5, 20, LEVELS[:1], 1, "bfloat16", "bfloat16"),
+    "float16": (1, 5, 64, LEVELS[:1], 1, "float16", "float16"),
+    "autocast: float32 weights beside bfloat16 values": (1, 5, 8, LEVELS[:1], 1, "bfloat16", "float32"),
+}
+TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1e-2}  # of the norm
+HEADS = 2
+
+
+def draw(maps, queries, width, levels, points, value_type="float32", weight_type="float32"):
+    generator = torch.Generator().manual_seed(0)
+    tokens, places = sum(h * w for h, w in levels), (maps, queries, HEADS, len(levels), points)
+    value = torch.randn(maps, tokens, HEADS, width, generator=generator).to(getattr(torch, value_type))
+    locations = 1.6 * torch.rand(*places, 2, generator=generator) - 0.3  # many of them off the map
+    locations[:, 0] = torch.tensor([-3e9, 0.5])  # far beyond what an integer holds
+    locations[:, 1] = torch.tensor([0.0, 1.0])  # on the border
+    weights = torch.randn(places, generator=generator).to(getattr(torch, weight_type))
+    return [value, locations, weights]
+
+
+def differences(result, inputs, expected, exact_inputs, grad) -> dict[str, float]:
+    """Relative to the norm of what is expected, of the output and of each gradient."""
+    result.backward(grad)
+    expected.backward(grad.double())
+    pairs = {"output": (result.detach(), expected.detach())}
+    for name, tensor, exact in zip(("value", "locations", "weights"), inputs, exact_inputs, strict=True):
+        assert tensor.grad.dtype == tensor.dtype
+        pairs[name] = (tensor.grad, exact.grad)
+    return {name: ((ours.double() - exact).norm() / exact.norm()).item() for name, (ours, exact) in pairs.items()}
+
+
+def run_in_the_interpreter() -> dict:
+    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton
+
+    torch.set_num_threads(1)
+    found = {}
+    for name, (maps, queries, width, levels, points, *types) in CASES.items():
+        inputs = [tensor.requires_grad_() for tensor in draw(maps, queries, width, levels, points, *types)]
+        exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+        result = deformable_attention_triton(inputs[0], levels, *inputs[1:])
+        assert result.dtype == inputs[0].dtype
+        expected = deformable_attention_reference(exact[0], levels, *exact[1:])
+        grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
+        found[name] = differences(result, inputs, expected, exact, grad)
+
+    # inputs and gradient as views: columns of something larger, one number for all
+    levels = LEVELS[1:2]
+    value, locations, weights = draw(1, 5, 8, levels, 2)
+    inputs = [torch.stack([tensor, -tensor], -1)[..., 0].requires_grad_() for tensor in (value, locations, weights)]
+    assert not any(tensor.is_contiguous() for tensor in inputs)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    result = deformable_attention_triton(inputs[0], levels, *inputs[1:])
+    expected = deformable_attention_reference(exact[0], levels, *exact[1:])
+    found["views"] = differences(result, inputs, expected, exact, torch.ones(()).expand(result.shape))
+
+    found["empty"] = []
+    for maps, queries in ((0, 5), (2, 0)):
+        inputs = [tensor[:maps] for tensor in draw(2, 5, 8, levels, 2)]
+        inputs = [inputs[0].requires_grad_(), *(tensor[:, :queries].requires_grad_() for tensor in inputs[1:])]
+        result = deformable_attention_triton(inputs[0], levels, *inputs[1:])
+        result.sum().backward()
+        grads = [tensor.grad for tensor in inputs]
+        same = all(grad.shape == tensor.shape and not grad.any() for grad, tensor in zip(grads, inputs, strict=True))
+        found["empty"].append([list(result.shape), same])
+    return found
+
+
+@pytest.fixture(scope="module")
+def found():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@needs_triton
+@pytest.mark.parametrize("name", [*CASES, "views"])
+def test_kernels_equal_the_reference_in_float64(name, found):
+    tolerance = TOLERANCE[CASES[name][5] if name in CASES else "float32"]
+    assert set(found[name]) == {"output", "value", "locations", "weights"}
+    assert max(found[name].values()) < tolerance, found[name]
+
+
+@needs_triton
+def test_kernels_with_nothing_to_attend(found):
+    assert found["empty"] == [[[0, 5, 16], True], [[2, 0, 16], True]]
+
+
+# Who runs
+
+
+def test_half_precision_reference_places_and_sums_in_float32():
+    value, locations, weights = draw(1, 50, 8, ((40, 64),), 4, "bfloat16", "float32")
+    result = deformable_attention(value, [(40, 64)], locations, weights)
+    exact = deformable_attention(value.double(), [(40, 64)], locations.double(), weights.double())
+    assert result.dtype == torch.bfloat16
+    # locations rounded to bfloat16 would be 0.25 cells off, and the difference some 0.1
+    assert (result.double() - exact).norm() / exact.norm() < 5e-3
+
+
+@needs_triton
+def test_kernels_are_for_what_fits_them(monkeypatch):
+    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton
+
+    monkeypatch.setattr(attention, "_try_kernels", lambda index: True)
+
+    def chosen(width=16, value_type="float32"):
+        value, locations, _ = draw(1, 2, width, LEVELS[:1], 1, value_type)
+        return attention._kernels_for(value, locations)
+
+    assert chosen() is chosen(64, "bfloat16") is chosen(20, "float16") is deformable_attention_triton
+    assert chosen(65) is None
+    assert chosen(16, "float64") is None
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert chosen() is None
+
+
+def test_without_triton_or_a_new_enough_gpu_the_reference_runs(monkeypatch):
+    attend = attention._try_kernels.__wrapped__  # past its cache
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    assert attend(0) is False
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    assert attend(0) is False
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert attend(0) is False
+    assert not attention.kernels_run(torch.device("cpu"))
+
+
+@needs_triton
+def test_kernels_that_do_not_compile_are_told_of_and_replaced(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+
+    def no_compiler(*_args, **_options):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch, "ones", no_compiler)
+    with pytest.warns(UserWarning, match=r"without its Triton kernels.*C compiler"):
+        assert attention._try_kernels.__wrapped__(0) is False
+
+
+def test_the_reference_can_be_forced():
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    asked = []
+    value, locations, weights = draw(1, 2, 8, LEVELS[:1], 1)
+    value = value.as_subclass(OnGpu)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_kernels_for", lambda *_: asked.append("kernels"))
+        deformable_attention(value, LEVELS[:1], locations, weights)
+        assert asked == ["kernels"]
+        with attention.attention_choice("reference"):
+            deformable_attention(value, LEVELS[:1], locations, weights)
+        assert asked == ["kernels"]
+        deformable_attention(value, LEVELS[:1], locations, weights)
+        assert asked == ["kernels", "kernels"]
+
+
+def test_a_choice_that_there_is_not_is_named():
+    with (
+        pytest.raises(UserError, match=r"found 'fast', expected one of auto, reference"),
+        attention.attention_choice("fast"),
+    ):
+        pass
+    with pytest.raises(UserError, match="MASK_FROZEN_DETR_ATTENTION: found 'yes'"):
+        attention._checked("yes", attention.VARIABLE)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run_in_the_interpreter()))

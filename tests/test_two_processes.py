@@ -1,0 +1,226 @@
+"""Two processes do what one does: the same curve at the same global batch, the same files, each image once.
+
+Quick ones are forks with the environment that `torchrun` and `accelerate launch` give; slow ones are started by these.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nursery import NURSERY, run_main
+from safetensors.torch import load_file
+from transformers.utils import logging
+
+from mask_frozen_detr import training
+from mask_frozen_detr.cli import main
+from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.prediction import PREDICTIONS_FILE
+from mask_frozen_detr.run_folder import METRICS_FILE
+
+STEPS = 5
+OPTIONS = f"--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --workers 0 --iterations {STEPS} --batch 4 \
+--log-every 1 --min-box-iou 0 --lr 1e-3 --max-detections 20"
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def die_together(shown: Path) -> None:
+    """Once both are here: one that waits for a dead one would not be killed but fail, in its own time."""
+    shown.with_suffix(".dying").touch()
+    while len(list(shown.parent.glob("*.dying"))) < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_of_them(arguments: list[str], environment: dict[str, str], shown: Path, dies_at: int) -> None:
+    """What a child does; its output goes to a file, without that of libraries, which they give in every process."""
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    if dies_at:
+        original, calls = training.step_losses, iter(range(1, dies_at))
+        training.step_losses = lambda *parts: original(*parts) if next(calls, 0) else die_together(shown)
+    with open(shown, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        run_main(arguments, environment)
+
+
+def run_two(arguments: list[str], folder: Path, expected: int = 0, dies_at: int = 0) -> list[str]:
+    """The command line in two processes, which may die in a step; what each of them printed."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    shown = [folder / f"shown-{rank}.txt" for rank in (0, 1)]
+    children = []
+    for rank in (0, 1):
+        environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        children.append(NURSERY.Process(target=one_of_them, args=(arguments, environment, shown[rank], dies_at)))
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=120)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+    texts = [path.read_text() for path in shown]
+    assert [child.exitcode for child in children] == [expected, expected], "\n".join(texts)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def train_command(squashing_folder, scenes_folder) -> Callable[..., list[str]]:
+    def build(output: Path, *more: str) -> list[str]:
+        return ["train", str(squashing_folder), str(scenes_folder), "--output", str(output), *OPTIONS.split(), *more]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def alone(train_command, tmp_path_factory) -> Path:
+    """The run of one process."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    assert main(train_command(output)) == 0
+    return output
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
+
+
+def check_same_run(output: Path, expected: Path) -> None:
+    """Up to rounding: sums are taken in another order."""
+    assert {path.name for path in output.iterdir()} == {path.name for path in expected.iterdir()}
+    found, reference = lines(output), lines(expected)
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1)), "one process writes"
+    for ours, theirs in zip(found, reference, strict=True):
+        for key in ("loss", "bce", "dice", "iou", "matched_iou", "lr"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-5), key
+    weights, theirs = load_file(output / WEIGHTS_FILE), load_file(expected / WEIGHTS_FILE)
+    distance = sum(float((weights[key] - theirs[key]).square().sum()) for key in theirs) ** 0.5
+    norm = sum(float(value.square().sum()) for value in theirs.values()) ** 0.5
+    assert distance < 1e-3 * norm
+    figures, expected_figures = (
+        json.loads((folder / f"evaluation-{STEPS}.json").read_text()) for folder in (output, expected)
+    )
+    assert figures["images"] == expected_figures["images"] == 5
+    assert figures["box"] == expected_figures["box"]
+    for key, value in expected_figures["mask"].items():
+        assert figures["mask"][key] == (None if value is None else pytest.approx(value, abs=0.5)), key
+
+
+# --- the same as one ---
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_same_curve_and_ap(cached, train_command, alone, tmp_path):
+    """Points, views and order of the samples do not depend on who takes them."""
+    more: list[str] = []
+    if cached:
+        more = ["--cache", str(tmp_path / "cache")]
+        alone = tmp_path / "alone"
+        assert main(train_command(alone, "--cache", str(tmp_path / "other"))) == 0
+    shown = run_two(train_command(tmp_path / "run", *more), tmp_path)
+    check_same_run(tmp_path / "run", alone)
+    assert shown[0].count("The mask network lies in") == 1
+    assert not shown[1].strip(), "one process speaks"
+
+
+def test_killed_and_resumed(train_command, tmp_path):
+    """In the midst of a line of metrics, of which each process has its share: to the very weights, as with one."""
+    options = ["--log-every", "2", "--checkpoint-every", "3"]
+    run_two(train_command(tmp_path / "undisturbed", *options), tmp_path)
+    run_two(train_command(tmp_path / "run", *options), tmp_path, expected=-signal.SIGKILL, dies_at=5)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4]
+    run_two(train_command(tmp_path / "run", *options, "--resume"), tmp_path)
+    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS_FILE).read_bytes()
+    clocks = {"images_per_second": 0, "device_hours": 0}
+    found, expected = ([{**line, **clocks} for line in lines(tmp_path / name)] for name in ("run", "undisturbed"))
+    assert found == expected
+
+
+def test_evaluate(scenes_folder, tmp_path):
+    """Three images and two, of the demo's detector: files equal to the last byte, so no image counts twice."""
+
+    def arguments(name: str) -> list[str]:
+        json_file, results = tmp_path / f"{name}.json", tmp_path / f"{name}-results.json"
+        more = ["--workers", "0", "--json", str(json_file), "--results-file", str(results)]
+        return ["evaluate", str(SCENE_DETECTOR), str(scenes_folder), *more]
+
+    assert main(arguments("one")) == 0
+    shown = run_two(arguments("two"), tmp_path)
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["images"] == 5
+    assert one["box"]["AP"] > 20
+    assert {**one, "seconds": 0} == {**two, "seconds": 0}
+    assert (tmp_path / "one-results.json").read_bytes() == (tmp_path / "two-results.json").read_bytes()
+    assert len(json.loads((tmp_path / "two-results.json").read_text())) > 20
+    assert shown[0].count("\nmask") == 1
+    assert not shown[1].strip(), "one process speaks"
+
+
+@pytest.mark.parametrize("pictures", ["all of them", "fewer than processes"])
+def test_predict(pictures, alone, scenes, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for record in scenes[1].images[: 1 if pictures == "fewer than processes" else 5]:
+        shutil.copy(record.path, folder)
+    if pictures == "all of them":
+        (folder / "0-broken.jpg").write_bytes(b"no picture")
+
+    def arguments(name: str) -> list[str]:
+        return ["predict", str(alone), str(folder), "--output", str(tmp_path / name), "--score-threshold", "0.01"]
+
+    assert main(arguments("one")) == 0
+    shown = run_two(arguments("two"), tmp_path)
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert len(one) == (2 if pictures == "fewer than processes" else 6)
+    saved = json.loads(one[PREDICTIONS_FILE])
+    assert len({entry["file_name"] for entry in saved["images"]}) == len(saved["images"]) == len(one) - 1
+    assert len(saved["annotations"]) > 5
+    assert shown[0].count("instances in") == 1
+    assert ("0-broken.jpg" in shown[0]) == (pictures == "all of them")
+    assert not shown[1].strip(), "one process speaks"
+
+
+def test_what_the_user_can_mend_ends_both(alone, train_command, tmp_path):
+    shown = run_two(train_command(tmp_path / "run", "--batch", "3"), tmp_path, expected=2)
+    assert all("batch: found 3, expected a multiple of processes × accumulate = 2 × 1" in text for text in shown)
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    arguments = ["predict", str(alone), str(tmp_path / "text.jpg"), "--output", str(tmp_path / "out")]
+    assert all("no picture could be read" in text for text in run_two(arguments, tmp_path, expected=2))
+
+
+# --- as a user starts them ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_launchers(launcher, train_command, alone, tmp_path):
+    start = {
+        "accelerate": "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no",
+        "torchrun": "torch.distributed.run --nproc-per-node 2",
+    }[launcher]
+    port = ["--main_process_port" if launcher == "accelerate" else "--master-port", free_port()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(tmp_path)}
+    subprocess.run(
+        [
+            *[sys.executable, "-m", *start.split(), *port, "-m", "mask_frozen_detr.cli"],
+            *train_command(tmp_path / "run"),
+        ],
+        check=True,
+        env=environment,
+        timeout=280,
+    )
+    check_same_run(tmp_path / "run", alone)
