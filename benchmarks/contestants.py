@@ -1,0 +1,235 @@
+"""What is measured side by side: this project's model and two peers, all with random weights, on the same images.
+
+Time does not depend on the weights, but it does on what is found: where random weights would find nothing, or
+nonsense, each contestant is helped to the detections of a trained model. Batches start in the host's memory, as they
+come from a loader; images at inference lie on the device.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.absent import absent_packages
+from benchmarks.pictures import CLASSES, Picture, draw_detections
+from benchmarks.sizes import Sizes
+from mask_frozen_detr.data.dataset import CROP_SIDE, Sample, collate
+from mask_frozen_detr.detectors.base import Detections, DetectorInfo, Identity, ScoreRule
+from mask_frozen_detr.detectors.official import (
+    BackboneConfig,
+    OfficialConfig,
+    OfficialDetector,
+    OfficialDetr,
+    OfficialOutput,
+)
+from mask_frozen_detr.detectors.official.config import deformable_detr
+from mask_frozen_detr.detectors.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ShortestEdge
+from mask_frozen_detr.inference import segment, top_detections
+from mask_frozen_detr.losses import LossConfig
+from mask_frozen_detr.matching import Matcher, Targets
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.training import LOSS_KEYS, TrainConfig, step_losses
+
+OFFICIAL_CLASSES = 91  # COCO's category ids, as the official checkpoints have them
+ONE_TO_MANY = 1500  # H-Deformable-DETR's further queries, which training alone uses
+HYPER = TrainConfig()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """step: one training step. infer: images to masks. parts: pieces of either, by name."""
+
+    step: Callable[[], Any]
+    infer: Callable[[], Any]
+    trainable: int  # parameters
+    parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """As training runs: bf16 where the device has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def optimiser(parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters, lr=HYPER.lr, betas=HYPER.betas, weight_decay=HYPER.weight_decay, fused=device.type == "cuda"
+    )
+
+
+def update(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, HYPER.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def normalised(pictures: list[Picture]) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return torch.stack([(picture.image - mean) / std for picture in pictures])
+
+
+def find_like_trained(model: OfficialDetr, boxes: Tensor, logits: Tensor) -> OfficialDetr:
+    """The whole model still runs; then it hands out these boxes (B, Q, 4) and logits (B, Q, K) in place of its own."""
+
+    def replace_found(_module: nn.Module, _inputs: Any, output: OfficialOutput) -> OfficialOutput:
+        count = len(output.boxes)
+        return replace(output, boxes=boxes[:count].to(output.boxes), logits=logits[:count].to(output.logits))
+
+    model.register_forward_hook(replace_found)
+    return model
+
+
+def h_deformable_detr(sizes: Sizes) -> OfficialConfig:
+    backbone = BackboneConfig("resnet", sizes.depths)
+    return deformable_detr(backbone, num_queries=sizes.queries, content_rows=sizes.queries + ONE_TO_MANY)
+
+
+def build_model(sizes: Sizes, pictures: list[Picture], device: torch.device) -> MaskFrozenDetr:
+    """H-Deformable-DETR ResNet-50 and the paper's default mask network."""
+    torch.manual_seed(0)
+    info = DetectorInfo(
+        identity=Identity("random", None, "", "h-deformable-detr", 4),
+        class_names=[""] * OFFICIAL_CLASSES,
+        preprocessing=ShortestEdge(),
+        # One class a query: so many detections are so many masks.
+        score_rule=ScoreRule("sigmoid", sizes.boxes, best_only=True),
+    )
+    boxes, logits = (found.to(device) for found in draw_detections(pictures, sizes.queries, OFFICIAL_CLASSES))
+    detector = find_like_trained(OfficialDetr(h_deformable_detr(sizes)), boxes, logits)
+    return MaskFrozenDetr.build(OfficialDetector(detector, info).to(device)).to(device)
+
+
+def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+    """parts: the frozen forward pass in training, the detector alone and masks with their run lengths at inference."""
+    model = build_model(sizes, pictures, device)
+    parameters = list(model.network.parameters())
+    optimizer = optimiser(parameters, device)
+    matcher = Matcher(model.detector.info.costs, model.detector.info.score_rule, HYPER.min_box_iou)
+    batch = collate(
+        [
+            Sample(image, Targets(picture.boxes, picture.labels, picture.crops(CROP_SIDE)))
+            for image, picture in zip(normalised(pictures), pictures, strict=True)
+        ]
+    )
+    objects = sum(len(picture.boxes) for picture in pictures)
+    on_device = batch.pixel_values.to(device), batch.pixel_mask.to(device)
+
+    def step() -> dict[str, Tensor]:
+        model.network.train()
+        with autocast(device, precision):
+            losses = step_losses(model, matcher, batch, LossConfig(), 0)
+        update(sum(losses[key] for key in LOSS_KEYS if key in losses) / objects, optimizer, parameters)
+        return losses
+
+    def detect() -> list[Tensor]:
+        with torch.no_grad(), autocast(device, precision):
+            found = model.detector(*on_device)
+            tops = top_detections(found.logits, model.detector.info.score_rule, sizes.boxes)
+            return [value.cpu() for top in tops for value in (top.scores, top.labels)]
+
+    def forward() -> Detections:
+        with autocast(device, precision):
+            return model.detector(*on_device)
+
+    def infer() -> list:
+        model.network.eval()
+        with autocast(device, precision):
+            return segment(model.detector, model.network, *on_device, [sizes.image] * len(pictures), sizes.boxes)
+
+    parts: dict[str, Callable[[], Any]] = {"frozen forward": forward, "detector alone": detect}
+    if "pycocotools" not in absent_packages():
+        parts["masks and run lengths"] = lambda: [instances.to_rle() for instances in infer()]
+    return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad), parts)
+
+
+def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+    """transformers' Mask2Former with its ResNet-50; masks at image size, one by one, as its processor makes them."""
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+        ResNetConfig,
+    )
+
+    torch.manual_seed(0)
+    backbone = ResNetConfig(depths=list(sizes.depths), out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES, num_queries=sizes.boxes)
+    model = Mask2FormerForUniversalSegmentation(config).to(device)
+    processor = Mask2FormerImageProcessor()
+    pixel_values, on_device = normalised(pictures), normalised(pictures).to(device)
+    pixel_mask = torch.ones(len(pictures), *sizes.image, dtype=torch.long, device=device)
+    masks, labels = [picture.masks for picture in pictures], [picture.labels for picture in pictures]
+    parameters = list(model.parameters())
+    optimizer = optimiser(parameters, device)
+
+    def step() -> None:
+        model.train()
+        with autocast(device, precision):
+            outputs = model(
+                pixel_values.to(device),
+                pixel_mask=pixel_mask,
+                mask_labels=[mask.to(device).float() for mask in masks],
+                class_labels=[label.to(device) for label in labels],
+            )
+        update(outputs.loss.sum(), optimizer, parameters)
+
+    @torch.no_grad()
+    def infer() -> list:
+        model.eval()
+        with autocast(device, precision):
+            outputs = model(on_device, pixel_mask=pixel_mask)
+        outputs.masks_queries_logits = outputs.masks_queries_logits.float()
+        return processor.post_process_instance_segmentation(
+            outputs, threshold=0.0, target_sizes=[sizes.image] * len(pictures), return_binary_maps=True
+        )
+
+    return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad))
+
+
+def mask_rcnn(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+    """torchvision's Mask R-CNN R50-FPN."""
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    torch.manual_seed(0)
+    # `maskrcnn_resnet50_fpn(weights=None)`, but for the number of blocks, which small sizes cut.
+    stages = {f"layer{stage}": str(stage - 1) for stage in (1, 2, 3, 4)}
+    body = ResNet(Bottleneck, list(sizes.depths))
+    model = MaskRCNN(
+        BackboneWithFPN(body, stages, [256, 512, 1024, 2048], 256),
+        num_classes=OFFICIAL_CLASSES,
+        min_size=min(sizes.image),
+        max_size=max(sizes.image),
+        box_score_thresh=0.0,  # so that random weights find as many boxes as they may
+        box_detections_per_img=sizes.boxes,
+    ).to(device)
+    on_device = [picture.image.to(device) for picture in pictures]
+    targets = [{"boxes": p.corners, "labels": p.labels, "masks": p.masks} for p in pictures]
+    parameters = list(model.parameters())
+    optimizer = optimiser(parameters, device)
+
+    def step() -> None:
+        model.train()
+        with autocast(device, precision):
+            losses = model(
+                [picture.image.to(device) for picture in pictures],
+                [{key: value.to(device) for key, value in target.items()} for target in targets],
+            )
+        update(sum(losses.values()), optimizer, parameters)
+
+    @torch.no_grad()
+    def infer() -> list:
+        model.eval()
+        with autocast(device, precision):
+            return [found["masks"] > 0.5 for found in model(on_device)]
+
+    return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad))
+
+
+Builder = Callable[[Sizes, list[Picture], torch.device, str], Contestant]
+OURS, MASK2FORMER, MASK_RCNN = "Mask Frozen-DETR", "Mask2Former (transformers)", "Mask R-CNN (torchvision)"
+CONTESTANTS: dict[str, Builder] = {OURS: ours, MASK2FORMER: mask2former, MASK_RCNN: mask_rcnn}
