@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.gpu and not gpu:
         size = "tiny"
         notes.append("There is no GPU here: this ran on the CPU at tiny sizes, and its figures say nothing.")
-    sizes = SIZES[size]
+    sizes = replace(SIZES[size], peers=options.peers)
+    if options.batches:
+        sizes = replace(sizes, batches=tuple(options.batches))
     bf16 = gpu and torch.cuda.is_bf16_supported()
     precision = options.precision or ("bf16" if bf16 else "fp32")
     absent = absent_packages()
@@ -158,6 +160,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="SECTION",
     )
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for all of it; default: %(default)g")
+    parser.add_argument("--batches", type=int, nargs="+", help="images a training step; default: by the sizes")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="Mask Frozen-DETR alone")
     parser.add_argument("--gpu", action="store_true", help="meant for a GPU: without one, tiny sizes on the CPU")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the reports")
     parser.add_argument("--commit", help="what is measured, where git cannot tell")

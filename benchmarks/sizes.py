@@ -22,6 +22,7 @@ class Sizes:
     matmul: int  # side of the matrices
     files: int  # images that the loader reads
     file_size: tuple[int, int]  # width, height of those: COCO's
+    peers: bool = True  # measure the other models as well
 
 
 FULL = Sizes(
