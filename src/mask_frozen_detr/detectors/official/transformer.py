@@ -84,12 +84,12 @@ class DeformableAttention(nn.Module):
             locations = centres + offsets / points * references[:, :, None, :, None, 2:] * 0.5
         # Half-precision locations would be off by a good part of a pixel.
         attended = deformable_attention(
-            value.unflatten(-1, (heads, -1)).float(),
+            value.unflatten(-1, (heads, -1)),
             levels.shapes,
             locations.float(),
             weights.unflatten(-1, (num_levels, points)).float(),
         )
-        return self.output_proj(attended.to(value.dtype))
+        return self.output_proj(attended)
 
 
 class EncoderLayer(nn.Module):
