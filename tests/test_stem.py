@@ -7,7 +7,7 @@ import torch
 from synthetic_detections import draw_detections, pad_batch, scatter_parameters
 
 from mask_frozen_detr.detectors.base import DetectorShapes
-from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, stem, training_free
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.network.stem import PixelStem, stem_source
 
 C1 = DetectorShapes(16, (16, 16), (8, 16), 12, 3)
@@ -36,14 +36,14 @@ def test_what_is_added_to_the_finest_map(shapes, changes, expected):
     assert stem_source(replace(CONFIG, **changes), shapes) == expected
 
 
-@pytest.mark.parametrize("fallback", ["none", "pixels", "backbone"])
-def test_auto_falls_back_where_there_is_no_fine_map(fallback, monkeypatch):
-    monkeypatch.setattr(stem, "FALLBACK", fallback)
+def test_auto_takes_the_earliest_map_that_is_finer():
+    finer = replace(COARSE, stem_stride=8)
     assert stem_source(CONFIG, C1) == "backbone"
-    assert stem_source(CONFIG, COARSE) == fallback
-    assert stem_source(CONFIG, NONE) == ("pixels" if fallback == "pixels" else "none")
-    assert stem_source(training_free(), COARSE) == "none"  # nothing learned, nothing coarse
-    assert not list(MaskNetwork(training_free(), COARSE).parameters())
+    assert stem_source(CONFIG, finer) == "backbone"
+    assert stem_source(CONFIG, COARSE) == "none"
+    assert stem_source(CONFIG, NONE) == "none"
+    assert stem_source(training_free(), finer) == "none"  # nothing learned, nothing coarse
+    assert not list(MaskNetwork(training_free(), finer).parameters())
 
 
 def test_refusals():

@@ -26,7 +26,8 @@ class MaskNetworkConfig:
     roi_align: bool = True  # Table 1; off = equation 1
     roi_size: int = 32  # r of Table 10
     stem: bool = True  # add the backbone's stride-4 map C₁ to E₁ (Table 1)
-    stem_from: StemKind = "auto"  # C₁ of the backbone, or a stem learned from the pixels; auto: C₁ where there is one
+    # C₁ of the backbone, or a stem learned from the pixels; auto: the backbone's earliest map where it is finer than E₁
+    stem_from: StemKind = "auto"
     neck: bool = True  # 1 × 1 conv and GroupNorm on C₁, equation 14 (Table 12)
     head: HeadKind = "dot-product"  # Table 14
     mask_scoring: bool = True  # equations 12 and 13; off = equation 2 (Table 12)

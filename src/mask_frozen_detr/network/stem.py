@@ -1,7 +1,7 @@
 """Where the stride-4 detail comes from: the backbone's C₁ (paper, section 3.1), or a stem learned from the pixels.
 
-The paper's detectors all have C₁. Vision transformers have no map finer than their patches; for them, `PixelStem` is
-one choice, their earliest map another, and E₁ upsampled, with nothing added to it, the third.
+The paper's detectors all have C₁. Where there is none, `PixelStem` is one choice, the backbone's earliest map another,
+and E₁ upsampled, with nothing added to it, the third: docs/detectors.md has what was measured of them.
 Letters: B images, H × W padded input.
 """
 
@@ -14,7 +14,6 @@ from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.network.config import MaskNetworkConfig
 
 StemSource = Literal["backbone", "pixels", "none"]
-FALLBACK: StemSource = "none"  # what "auto" means for a detector without a stride-4 map
 
 
 def stem_source(config: MaskNetworkConfig, shapes: DetectorShapes) -> StemSource:
@@ -25,11 +24,9 @@ def stem_source(config: MaskNetworkConfig, shapes: DetectorShapes) -> StemSource
         raise ValueError("stem_from 'backbone': the detector has no map finer than E₁; expected 'pixels' or 'auto'")
     if config.stem_from != "auto":
         return config.stem_from
-    if shapes.stem_width is not None and shapes.stem_stride == 4:
-        return "backbone"
-    if not config.trainable or (FALLBACK == "backbone" and shapes.stem_width is None):
+    if shapes.stem_width is None or (shapes.stem_stride > 4 and not config.trainable):
         return "none"
-    return FALLBACK
+    return "backbone" if shapes.stem_stride < shapes.strides[0] else "none"
 
 
 class PixelStem(nn.Module):
