@@ -403,3 +403,14 @@ def test_shortcuts_save_operations():
     networks = (MaskNetwork(MaskNetworkConfig(), H_DETR), as_written(MaskNetwork(MaskNetworkConfig(), H_DETR)))
     short, plain = (count_macs(lambda one=one: one.eval()(detections, pixel_mask, *index)) for one in networks)
     assert short < 0.9 * plain
+
+
+def test_a_box_inside_out_is_empty():
+    network = build(CONFIG, SMALL)
+    detections = draw_detections(SMALL, (64, 96), QUERIES, generator())
+    detections.boxes[0, 1, 2] = -0.05
+    output = network(detections, torch.ones(1, 64, 96), *all_queries(detections))
+    x0, y0, x1, y1 = output.frames[1].tolist()
+    assert x0 == x1
+    assert y0 < y1
+    assert output.logits.isfinite().all()

@@ -142,3 +142,24 @@ def test_half_precision_detections():
     detections.logits, detections.boxes = detections.logits.bfloat16(), detections.boxes.bfloat16()
     half = Matcher(MatchingCosts(), ScoreRule())(detections, targets)
     assert torch.equal(half.query_index, full.query_index)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("least", [0.0, 0.5])
+def test_a_box_inside_out_ends_no_run(kind, least):
+    """Heads that predict distances to the four sides give a negative width now and then."""
+    detections, targets = draw(6, [3], kind)
+    detections.boxes[0, 4, 2] = -0.02
+    expected = Matcher(MatchingCosts(), ScoreRule(kind), least)(
+        Detections(
+            *(value[:, [0, 1, 2, 3, 5]] for value in (detections.queries, detections.logits, detections.boxes)),
+            [],
+            None,
+        ),
+        targets,
+    )
+    found = Matcher(MatchingCosts(), ScoreRule(kind), least)(detections, targets)
+    if 4 not in found.query_index:
+        assert found.query_index.tolist() == [5 if q == 4 else q for q in expected.query_index.tolist()]
+    assert len(found) <= 3
+    assert detections.boxes[0, 4, 2] == pytest.approx(-0.02), "the detector's boxes stay as they are"

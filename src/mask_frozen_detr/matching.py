@@ -56,12 +56,15 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(self, detections: Detections, targets: list[Targets]) -> Matches:
-        outputs = {"logits": detections.logits.float(), "pred_boxes": detections.boxes.float()}
+        boxes = detections.boxes.float()
+        # Detectors that predict distances to the four sides find a box inside out now and then; costs need w, h ≥ 0.
+        boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=0)], -1)
+        outputs = {"logits": detections.logits.float(), "pred_boxes": boxes}
         pairs = self.matcher(outputs, [{"class_labels": target.labels, "boxes": target.boxes} for target in targets])
         if self.min_iou:
             pairs = [
                 _overlapping(queries, objects, boxes, target.boxes, self.min_iou)
-                for (queries, objects), boxes, target in zip(pairs, detections.boxes, targets, strict=True)
+                for (queries, objects), boxes, target in zip(pairs, boxes, targets, strict=True)
             ]
         device = detections.boxes.device
         image_index = torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(pairs)])

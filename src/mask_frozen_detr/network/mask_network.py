@@ -133,7 +133,9 @@ class MaskNetwork(nn.Module):
 def pixel_boxes(places: Tensor, pixel_mask: Tensor, image_index: Tensor) -> Tensor:
     """(M, 4) cx, cy, w, h relative to the unpadded image → x0, y0, x1, y1 in pixels of the padded input.
 
-    Clipped to the image: there is nothing to segment outside, and RoIAlign's cells are better spent within.
+    Clipped to the image: there is nothing to segment outside, and RoIAlign's cells are better spent within. A box
+    that the detector left inside out is empty.
     """
+    places = torch.cat([places[:, :2], places[:, 2:].clamp(min=0)], 1)
     sizes = torch.stack([pixel_mask[:, 0].sum(1), pixel_mask[:, :, 0].sum(1)], -1)  # (B, 2): w, h
     return box_convert(places, "cxcywh", "xyxy").clamp(0, 1) * sizes[image_index].repeat(1, 2).to(places)
