@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mask_frozen_detr import files
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import (
     save_image_atomic,
@@ -165,3 +166,20 @@ def test_torch_state_comes_back(tmp_path):
     assert state["w"].tolist() == [0, 1, 2, 3]
     write_atomic(tmp_path / "a.safetensors", lambda temporary: save_file({"w": torch.arange(4)}, temporary))
     assert load_file(tmp_path / "a.safetensors")["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_an_older_folder_outlives_a_failed_swap(tmp_path, monkeypatch):
+    folder = tmp_path / "detector"
+    files.write_folder_atomic(folder, lambda part: (part / "a").write_text("old"))
+    replace = os.replace
+
+    def fail_for_the_new(source, target):
+        if ".old." not in str(target) and ".old." not in str(source):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fail_for_the_new)
+    with pytest.raises(UserError, match="detector: cannot be written: No space left"):
+        files.write_folder_atomic(folder, lambda part: (part / "a").write_text("new"))
+    assert (folder / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["detector"]

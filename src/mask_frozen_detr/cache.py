@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.coco import ImageRecord
-from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData
+from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData, make_batch
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import join
@@ -220,12 +220,8 @@ class FrozenCache:
         detections = join(alone)
         if self.pixels:
             detections.pixels, _ = collate_images([one.pixels[0] for one in alone if one.pixels is not None])
-        pixel_mask = torch.zeros(len(views), *(max(view.size[side] for view in views) for side in (0, 1)))
-        for b, (height, width) in enumerate(view.size for view in views):
-            pixel_mask[b, :height, :width] = 1
-        problems = [sample.problem for sample in samples if sample.problem]
-        targets, numbers = [sample.targets for sample in samples], [sample.number for sample in samples]
-        return Batch(torch.zeros(len(views), 3, 0, 0), pixel_mask.long(), targets, problems, numbers, detections)
+        _, pixel_mask = collate_images([torch.zeros(1, *view.size) for view in views])
+        return make_batch(samples, torch.zeros(len(views), 3, 0, 0), pixel_mask, detections)
 
     def _make(self, sample: Sample, device: torch.device) -> FrozenView:
         """The view of a sample that came with its pixels."""

@@ -141,7 +141,7 @@ def _detections(shapes: DetectorShapes, boxes: int, image: tuple[int, int]) -> D
         logits=torch.empty(1, boxes, shapes.num_classes),
         boxes=torch.empty(1, boxes, 4),
         features=[level(width, stride) for width, stride in zip(shapes.feature_widths, shapes.strides, strict=True)],
-        stem=None if shapes.stem_width is None else level(shapes.stem_width, 4),
+        stem=None if shapes.stem_width is None else level(shapes.stem_width, shapes.stem_stride),
     )
 
 

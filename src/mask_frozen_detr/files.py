@@ -43,8 +43,7 @@ def write_atomic(path: str | Path, writer: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path}: cannot be written: {reason}") from error
+        raise _not_written(path, error) from error
     finally:
         _remove(temporary)
 
@@ -68,9 +67,10 @@ def write_folder_atomic(folder: str | Path, writer: Callable[[Path], None]) -> N
         os.replace(temporary, folder)
         _flush_folder(folder.parent)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{folder}: cannot be written: {reason}") from error
+        raise _not_written(folder, error) from error
     finally:
+        if old.exists() and not folder.exists():  # the new one could not take its place
+            os.replace(old, folder)
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -120,6 +120,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"found {type(value).__name__}, expected what JSON can hold")
+
+
+def _not_written(path: Path, error: OSError | SafetensorError) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"{path}: cannot be written: {reason}")
 
 
 def _umask() -> int:

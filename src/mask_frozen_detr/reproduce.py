@@ -19,7 +19,7 @@ import transformers
 from accelerate.utils import broadcast_object_list, set_seed
 from PIL import Image
 
-from mask_frozen_detr.complexity import count_macs
+from mask_frozen_detr.complexity import complexity
 from mask_frozen_detr.data.coco import CocoData, find_splits, load_split
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.preprocessing import collate_images
@@ -243,12 +243,9 @@ def _begin(
     """A result without runs."""
     state = processes()
     cuda = state.device.type == "cuda"
-    detector = next(detectors.at(row.encoder_layer) for row in rows if row.runs)
-    identity = detector.info.identity
+    identity = _detector_of(rows, detectors).info.identity
     size = val_data.images[0].width, val_data.images[0].height
-    macs = {
-        row.name: _macs(detectors.at(row.encoder_layer), row, size, config.max_detections) for row in rows if row.runs
-    }
+    macs = _count_cost(rows, detectors, size, config.max_detections)
     name = Path(detectors.name).resolve().name if Path(detectors.name).exists() else detectors.name
     counts = {
         "training_images": len(train_data.images),
@@ -293,16 +290,23 @@ def _entry(row: PlannedRow, macs: int | None) -> dict[str, Any]:
     }
 
 
-def _macs(detector: FrozenDetector, row: PlannedRow, size: tuple[int, int], boxes: int) -> int:
-    """Multiply-accumulates of a row's mask network on this detector, for one image of `size` (width, height)."""
-    image = detector.info.preprocessing(Image.new("RGB", size))
-    device = next(detector.parameters()).device
-    pixel_values, pixel_mask = (part.to(device) for part in collate_images([image]))
-    model = MaskFrozenDetr.build(detector, row.network).to(device).eval()
-    detections = detector(pixel_values, pixel_mask)
-    count = min(boxes, detections.queries.shape[1])
-    images, queries = torch.zeros(count, dtype=torch.long, device=device), torch.arange(count, device=device)
-    return count_macs(lambda: model.network(detections, pixel_mask, images, queries))
+def _detector_of(rows: list[PlannedRow], detectors: Detectors) -> FrozenDetector:
+    """That of the first row that runs."""
+    return next(detectors.at(row.encoder_layer) for row in rows if row.runs)
+
+
+def _count_cost(rows: list[PlannedRow], detectors: Detectors, size: tuple[int, int], most: int) -> dict[str, int]:
+    """Multiply-accumulates of each row's mask network, as the paper counts them, for one image of `size` (width,
+    height) with at most so many boxes."""
+    detector = _detector_of(rows, detectors)
+    pixel_values, pixel_mask = collate_images([detector.info.preprocessing(Image.new("RGB", size))])
+    found = detector(pixel_values.to(detectors.device), pixel_mask.to(detectors.device))
+    boxes, image = min(most, found.queries.shape[1]), (pixel_values.shape[2], pixel_values.shape[3])
+    return {
+        row.name: complexity(row.network, detectors.at(row.encoder_layer).shapes, boxes, image)[1]
+        for row in rows
+        if row.runs and row.network is not None
+    }
 
 
 def _go_on(path: Path, now: dict[str, Any]) -> dict[str, Any]:

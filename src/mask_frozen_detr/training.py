@@ -169,9 +169,8 @@ def train(
         return _finished_run(output, model, resolved, progress)
     set_seed(config.seed)
     detector.to(device)
-    groups: list[dict[str, Any]] = [
-        {"params": list(model.network.parameters()), "share": 1.0}
-    ]  # share: of the learning rate
+    # share: of the learning rate
+    groups: list[dict[str, Any]] = [{"params": list(model.network.parameters()), "share": 1.0}]
     learned = nn.ModuleDict({"network": model.network})
     if config.finetune != "none":
         groups.append({"params": detector.unfreeze(config.finetune), "share": FINETUNE_RATE})
@@ -347,8 +346,6 @@ def train(
             save_network_weights(model.network, output / WEIGHTS_FILE)
     if val_data is not None:
         evaluation = _evaluate(model, val_data, config.max_detections, step, output, writer, accelerator, progress)
-    if world > 1:
-        problems = set(gather_object(sorted(problems)))
     for text in _skipped(problems, len(dataset), train_data):
         progress.print(text)
     if accelerator.is_main_process:

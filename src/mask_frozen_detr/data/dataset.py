@@ -6,7 +6,7 @@ resumed run goes on with the very samples it would have had.
 Letters: T objects of an image, S side of the ground-truth crops.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,10 +155,16 @@ def no_targets() -> Targets:
 
 def collate(samples: list[Sample]) -> Batch:
     """Samples to one zero-padded batch."""
-    pixel_values, pixel_mask = collate_images([sample.image for sample in samples])
+    return make_batch(samples, *collate_images([sample.image for sample in samples]))
+
+
+def make_batch(
+    samples: Sequence[Sample], pixel_values: Tensor, pixel_mask: Tensor, detections: Detections | None = None
+) -> Batch:
+    """Samples whose images, or what was found in them, are batched already."""
     problems = [sample.problem for sample in samples if sample.problem]
     targets, numbers = [sample.targets for sample in samples], [sample.number for sample in samples]
-    return Batch(pixel_values, pixel_mask, targets, problems, numbers)
+    return Batch(pixel_values, pixel_mask, targets, problems, numbers, detections)
 
 
 class SampleOrder(Sampler[list[tuple[int, int]]]):

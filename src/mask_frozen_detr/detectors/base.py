@@ -131,9 +131,9 @@ class FrozenDetector(nn.Module, ABC):
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """The forward pass itself; see `forward`."""
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write all that `load_detector(folder)` needs into an existing folder, after fine-tuning. Raises UserError."""
-        raise UserError(f"{self.info.identity.name}: a {type(self).__name__} cannot be saved, and so not fine-tuned")
+        """Write all that `load_detector(folder)` needs into an existing folder, after fine-tuning."""
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
@@ -148,8 +148,6 @@ class FrozenDetector(nn.Module, ABC):
 
         Dropout stays off, and batch norms keep their statistics. Raises UserError where that is not possible.
         """
-        if part != "none" and type(self).save is FrozenDetector.save:
-            self.save(Path())  # says why not, before the training rather than after it
         chosen = {
             name: parameter
             for name, parameter in self.model.named_parameters()
