@@ -115,7 +115,7 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
         ]
     )
     objects = sum(len(picture.boxes) for picture in pictures)
-    on_device = batch.pixel_values.to(device), batch.pixel_mask.to(device)
+    images = batch.pixel_values.to(device), batch.pixel_mask  # the mask where it is best: on the host
 
     def step() -> dict[str, Tensor]:
         model.network.train()
@@ -126,18 +126,18 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
 
     def detect() -> list[Tensor]:
         with torch.no_grad(), autocast(device, precision):
-            found = model.detector(*on_device)
+            found = model.detector(*images)
             tops = top_detections(found.logits, model.detector.info.score_rule, sizes.boxes)
             return [value.cpu() for top in tops for value in (top.scores, top.labels)]
 
     def forward() -> Detections:
         with autocast(device, precision):
-            return model.detector(*on_device)
+            return model.detector(*images)
 
     def infer() -> list:
         model.network.eval()
         with autocast(device, precision):
-            return segment(model.detector, model.network, *on_device, [sizes.image] * len(pictures), sizes.boxes)
+            return segment(model.detector, model.network, *images, [sizes.image] * len(pictures), sizes.boxes)
 
     parts: dict[str, Callable[[], Any]] = {"frozen forward": forward, "detector alone": detect}
     if "pycocotools" not in absent_packages():

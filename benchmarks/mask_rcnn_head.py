@@ -23,7 +23,7 @@ from mask_frozen_detr.files import write_json_atomic
 from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
-from mask_frozen_detr.network.fusion import Fusion, valid_cells
+from mask_frozen_detr.network.fusion import Fusion, extents, valid_cells
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.training import TrainConfig, train
 
@@ -50,7 +50,7 @@ class MaskRCNNHead(nn.Module):
             if detections.stem is not None:
                 stem_valid = valid_cells(pixel_mask, detections.stem.shape[2:], 4)
         maps = self.fusion(self.project(detections.features[0]), detections.stem, valid, stem_valid)
-        frames = pixel_boxes(detections.boxes[image_index, query_index].float(), pixel_mask, image_index)
+        frames = pixel_boxes(detections.boxes[image_index, query_index].float(), extents(pixel_mask)[image_index])
         rois = torch.cat([image_index[:, None].to(frames.dtype), frames], 1)
         boxes = roi_align(maps, rois, POOLED, 1 / self.fusion.stride, sampling_ratio=2, aligned=True)
         return MaskOutput(self.predictor(self.head(boxes))[:, 0], None, frames)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mask_frozen_detr.detectors import Detections, FrozenDetector
 from mask_frozen_detr.losses import grid_points, mask_iou, read_truth
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
+from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
 
 BLOCKS, SIDE_OF_CROPS = 4, 56
@@ -97,9 +98,8 @@ def overfit(detector: FrozenDetector, scenes: BlockScenes, stem: bool, shift: fl
     """
     images = len(scenes.boxes)
     found = detector(scenes.pixel_values, scenes.pixel_mask)
-    sizes = torch.stack([scenes.pixel_mask[:, 0].sum(1), scenes.pixel_mask[:, :, 0].sum(1)], -1)  # (B, 2): w, h
     moved = scenes.boxes.clone()
-    moved[..., :2] += shift / sizes[:, None]
+    moved[..., :2] += shift / extents(scenes.pixel_mask)[:, None]
     found: Detections = replace(
         found,
         boxes=moved,
@@ -110,7 +110,7 @@ def overfit(detector: FrozenDetector, scenes: BlockScenes, stem: bool, shift: fl
     network = MaskNetwork(replace(POINTWISE, stem=stem, neck=stem), detector.shapes)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     image_index, query_index = torch.arange(images), torch.zeros(images, dtype=torch.long)
-    frames = pixel_boxes(scenes.boxes[:, 0], scenes.pixel_mask, image_index)
+    frames = pixel_boxes(scenes.boxes[:, 0], extents(scenes.pixel_mask))
     points = grid_points(POINTWISE.roi_size, frames.device).expand(images, -1, -1)
     truth = read_truth(scenes.crops, frames, frames, points).view(images, POINTWISE.roi_size, -1)
     for _ in range(steps):

@@ -147,7 +147,7 @@ def test_equation_6_deformable_layer_of_several_levels():
     shapes = [(4, 3), (2, 2), (1, 1)]
     tokens = torch.cat([m.flatten(1).T for m in maps])[None]
     with torch.no_grad():
-        output = layer(tokens, None, reference_points(shapes, None, None), shapes)[0]
+        output = layer(tokens, None, reference_points(shapes, None, torch.device("cpu")), shapes)[0]
         expected = torch.cat([m.flatten(1).T for m in deformable_layer(layer, maps)])
     assert torch.allclose(output, expected, atol=1e-6)
 

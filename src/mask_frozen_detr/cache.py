@@ -34,6 +34,7 @@ from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData, make_batc
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import join
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_bytes_atomic, write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -238,7 +239,7 @@ class FrozenCache:
         """One forward pass of (3, h, w), in the detector's own type whatever the training's."""
         height, width = image.shape[1:]
         with torch.autocast(device.type, enabled=False):
-            found = self.detector(image[None].to(device), torch.ones(1, height, width, dtype=torch.long, device=device))
+            found = self.detector(send(image[None], device), torch.ones(1, height, width, dtype=torch.long))
         return FrozenView.pack(found, (height, width), self.stem, self.pixels)
 
     def _bytes_a_view(self, dataset: TrainingData) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.errors import UserError
@@ -103,6 +103,7 @@ def count_macs(run: Callable[[], Any]) -> int:
             aten.native_group_norm: _per_element(PER_NORMED),
             aten.upsample_bilinear2d: _per_element(PER_RESIZED),
             torch.ops.torchvision.roi_align: _per_element(PER_ALIGNED),
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # torch 2.11 leaves it out
         },
     )
     with torch.no_grad(), _ShapeOfSamples(), counter:
@@ -128,6 +129,10 @@ def _per_element(macs: int) -> Callable[..., int]:
         return 2 * macs * shape.numel()
 
     return formula
+
+
+def _attention(query: Any, key: Any, value: Any, *_shapes: Any, **_options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
 
 
 def _detections(shapes: DetectorShapes, boxes: int, image: tuple[int, int]) -> Detections:

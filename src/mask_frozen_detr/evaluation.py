@@ -23,6 +23,7 @@ from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_json_atomic
 from mask_frozen_detr.inference import segment
@@ -196,8 +197,8 @@ def _predict_all(
             found = segment(
                 model.detector,
                 network,
-                pixel_values.to(model.device),
-                pixel_mask.to(model.device),
+                send(pixel_values, model.device),
+                pixel_mask,
                 [(record.height, record.width) for record, _ in usable],
                 max_detections,
                 score_threshold,

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from mask_frozen_detr.detectors.base import Detections, FrozenDetector, ScoreRule
+from mask_frozen_detr.detectors.base import FrozenDetector, ScoreRule
 from mask_frozen_detr.instances import Instances
 from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.paste import mask_confidence, paste_probabilities
 
 MASK_THRESHOLD = 0.5
@@ -21,7 +22,10 @@ MASK_THRESHOLD = 0.5
 
 @dataclass
 class TopDetections:
-    """The best (query, class) pairs of one image, best first: scores (N,), query_index (N,), labels (N,)."""
+    """The best (query, class) pairs of one image, best first: scores (N,), query_index (N,), labels (N,).
+
+    On the host: how many there are decides what comes next.
+    """
 
     scores: Tensor
     query_index: Tensor
@@ -42,6 +46,7 @@ def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold:
         flat = scores.flatten(1)
         values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
         queries, labels = pairs // scores.shape[2], pairs % scores.shape[2]
+    values, queries, labels = values.cpu(), queries.cpu(), labels.cpu()
     keep = values > score_threshold
     return [TopDetections(values[b][keep[b]], queries[b][keep[b]], labels[b][keep[b]]) for b in range(len(logits))]
 
@@ -59,9 +64,9 @@ def segment(
 ) -> list[Instances]:
     """Instances of a batch.
 
-    pixel_values (B, 3, H, W), pixel_mask (B, H, W), sizes: (height, width) of the B original images, in whose pixels
-    boxes and masks are given. Detections whose class score is not above `score_threshold` are dropped before masks
-    are made; the final score, at most the class score, is left to the caller to threshold.
+    pixel_values (B, 3, H, W), pixel_mask (B, H, W), best on the host; sizes: (height, width) of the B original
+    images, in whose pixels boxes and masks are given. Detections whose class score is not above `score_threshold` are
+    dropped before masks are made; the final score, at most the class score, is left to the caller to threshold.
     """
     detections = detector(pixel_values, pixel_mask)
     tops = top_detections(detections.logits, detector.info.score_rule, max_detections, score_threshold)
@@ -72,16 +77,18 @@ def segment(
         return [Instances.empty(height, width) for height, width in sizes]
     output = network(detections, pixel_mask, image_index, query_index)
     masks = output.logits.float().sigmoid().cpu().numpy()
-    frames = _to_original(output.frames, pixel_mask, image_index, sizes).cpu().numpy()
-    iou = None if output.iou is None else output.iou.float()
+    original = torch.tensor([(width, height) for height, width in sizes])
+    scale = (original / extents(pixel_mask).cpu()).repeat(1, 2)[image_index]  # (M, 4): padded input to original image
+    frames = (output.frames.float().cpu() * scale).numpy()
+    iou = None if output.iou is None else output.iou.float().cpu()
+    boxes = detections.boxes.float().cpu()
     starts = np.cumsum([0] + [len(queries) for queries, _ in distinct])
     results = []
     for b, (top, (_, inverse)) in enumerate(zip(tops, distinct, strict=True)):
         part = slice(starts[b], starts[b + 1])
         results.append(
             _instances(
-                detections,
-                b,
+                boxes[b],
                 top,
                 inverse,
                 masks[part],
@@ -96,8 +103,7 @@ def segment(
 
 
 def _instances(
-    detections: Detections,
-    b: int,
+    boxes: Tensor,
     top: TopDetections,
     inverse: Tensor,
     masks: np.ndarray,
@@ -116,17 +122,16 @@ def _instances(
             confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
         if keep_probabilities:
             probabilities.append(pasted)
-    class_scores = top.scores.cpu().numpy()
+    class_scores = top.scores.numpy()
     if iou is not None:  # equation 13
-        factors = iou[inverse, top.labels].cpu().numpy()
+        factors = iou[inverse, top.labels].numpy()
     else:  # equation 2
-        factors = np.array(confidence, dtype=np.float32)[inverse.cpu().numpy()]
-    scale = torch.tensor([width, height, width, height])
-    boxes = box_convert(detections.boxes[b, top.query_index].float().cpu(), "cxcywh", "xyxy") * scale
+        factors = np.array(confidence, dtype=np.float32)[inverse.numpy()]
+    found = box_convert(boxes[top.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
     which = inverse.tolist()
-    labels = top.labels.cpu().numpy()
+    labels = top.labels.numpy()
     instances = Instances(
-        boxes=boxes.numpy(),
+        boxes=found.numpy(),
         scores=(class_scores * factors).astype(np.float32),
         class_scores=class_scores,
         labels=labels,
@@ -137,10 +142,3 @@ def _instances(
         probability_crops=[probabilities[k] for k in which] if keep_probabilities else None,
     )
     return instances[np.argsort(-instances.scores, kind="stable")]
-
-
-def _to_original(frames: Tensor, pixel_mask: Tensor, image_index: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Frames (M, 4) in pixels of the padded input → pixels of the original images."""
-    valid = torch.stack([pixel_mask[:, 0].sum(1), pixel_mask[:, :, 0].sum(1)], -1).to(frames.dtype)  # (B, 2)
-    original = frames.new_tensor([(width, height) for height, width in sizes])
-    return frames * (original / valid).repeat(1, 2)[image_index]

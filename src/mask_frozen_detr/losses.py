@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mask_frozen_detr.devices import send
+
 Generators = Sequence[tuple[torch.Generator, int]]  # of each image in turn, and how many masks it has
 
 
@@ -69,7 +71,7 @@ def sample_points(logits: Tensor, config: LossConfig, generator: torch.Generator
     each = [(generator, M)] if generator is None or isinstance(generator, torch.Generator) else generator
     shape = (round(config.oversample * count) + count - important, 2)
     drawn = torch.cat([torch.rand(masks, *shape, generator=one) for one, masks in each])
-    drawn = drawn.to(logits.device, non_blocking=True)
+    drawn = send(drawn, logits.device)
     candidates, free = drawn.split([round(config.oversample * count), count - important], dim=1)
     uncertainty = -read_logits(logits, candidates).abs()
     chosen = uncertainty.topk(important, dim=1).indices

@@ -16,7 +16,7 @@ from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
 
 @dataclass
 class Targets:
-    """Ground truth of one image, in the frame of its unpadded input.
+    """Ground truth of one image, in the frame of its unpadded input, on the host.
 
     boxes: (T, 4) cx, cy, w, h in [0, 1]. labels: (T,) class indices of the detector.
     crops: (T, S, S) uint8 masks, each over its own box.
@@ -26,13 +26,10 @@ class Targets:
     labels: Tensor
     crops: Tensor
 
-    def to(self, device: torch.device) -> "Targets":
-        return Targets(*(value.to(device, non_blocking=True) for value in (self.boxes, self.labels, self.crops)))
-
 
 @dataclass
 class Matches:
-    """M matched pairs, sorted by image: image_index, query_index, target_index, each (M,)."""
+    """M matched pairs, sorted by image: image_index, query_index, target_index, each (M,) and on the host."""
 
     image_index: Tensor
     query_index: Tensor
@@ -46,7 +43,8 @@ class Matcher:
     """One query for every ground-truth object (as far as there are queries).
 
     Pairs whose boxes overlap by less than `min_iou` are dropped: the detector missed that object, and a box beside it
-    has no mask to learn.
+    has no mask to learn. All of it runs on the host: what was found comes over in one copy, the only one of a
+    training step that a GPU is waited for.
     """
 
     def __init__(self, costs: MatchingCosts, rule: ScoreRule, min_iou: float = 0.0):
@@ -56,22 +54,21 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(self, detections: Detections, targets: list[Targets]) -> Matches:
-        boxes = detections.boxes.float()
+        found = torch.cat([detections.logits.float(), detections.boxes.float()], -1).cpu()
+        logits, boxes = found[..., :-4], found[..., -4:]
         # Detectors that predict distances to the four sides find a box inside out now and then; costs need w, h ≥ 0.
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=0)], -1)
-        outputs = {"logits": detections.logits.float(), "pred_boxes": boxes}
+        outputs = {"logits": logits, "pred_boxes": boxes}
         pairs = self.matcher(outputs, [{"class_labels": target.labels, "boxes": target.boxes} for target in targets])
         if self.min_iou:
             pairs = [
                 _overlapping(queries, objects, boxes, target.boxes, self.min_iou)
                 for (queries, objects), boxes, target in zip(pairs, boxes, targets, strict=True)
             ]
-        device = detections.boxes.device
-        image_index = torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(pairs)])
         return Matches(
-            image_index.to(device),
-            torch.cat([queries for queries, _ in pairs]).to(device),
-            torch.cat([objects for _, objects in pairs]).to(device),
+            torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(pairs)]),
+            torch.cat([queries for queries, _ in pairs]),
+            torch.cat([objects for _, objects in pairs]),
         )
 
 
@@ -79,7 +76,6 @@ def _overlapping(
     queries: Tensor, objects: Tensor, boxes: Tensor, truth: Tensor, min_iou: float
 ) -> tuple[Tensor, Tensor]:
     """The pairs of one image whose boxes, (Q, 4) and (T, 4) as cx, cy, w, h, have an IoU of at least `min_iou`."""
-    ours = box_convert(boxes[queries.to(boxes.device)].float(), "cxcywh", "xyxy")
-    theirs = box_convert(truth[objects.to(truth.device)], "cxcywh", "xyxy")
-    keep = (box_iou(ours, theirs).diagonal() >= min_iou).to(queries.device)
+    ours, theirs = box_convert(boxes[queries], "cxcywh", "xyxy"), box_convert(truth[objects], "cxcywh", "xyxy")
+    keep = box_iou(ours, theirs).diagonal() >= min_iou
     return queries[keep], objects[keep]

@@ -20,6 +20,7 @@ from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity,
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.files import write_atomic, write_folder_atomic, write_json_atomic
 from mask_frozen_detr.inference import segment
@@ -187,8 +188,8 @@ class MaskFrozenDetr(nn.Module):
         instances = segment(
             self.detector,
             self.network,
-            pixel_values.to(self.device),
-            pixel_mask.to(self.device),
+            send(pixel_values, self.device),
+            pixel_mask,
             [(image.height, image.width)],
             max_detections,
             score_threshold,

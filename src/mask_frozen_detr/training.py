@@ -27,6 +27,7 @@ from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.dataset import Batch, SampleOrder, TrainingData, collate
 from mask_frozen_detr.detectors.base import FineTune, hash_weights
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, evaluate, read_evaluation, write_evaluation
 from mask_frozen_detr.files import save_torch_atomic
@@ -39,6 +40,7 @@ from mask_frozen_detr.model import (
     load_network_weights,
     save_network_weights,
 )
+from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.processes import processes
 from mask_frozen_detr.progress import Progress
@@ -238,8 +240,10 @@ def train(
             group["lr"] = config.rate(step, steps) * group["share"]
         size = len(samples) // config.accumulate
         pieces = [batch_of(samples[i : i + size]) for i in range(0, len(samples), size)]
-        objects = torch.tensor(float(sum(len(t.labels) for piece in pieces for t in piece.targets)))
-        normaliser = accelerator.reduce(objects.to(accelerator.device), "sum").clamp(min=1) / world
+        normaliser = torch.tensor(float(sum(len(t.labels) for piece in pieces for t in piece.targets)))
+        if world > 1:
+            normaliser = accelerator.reduce(send(normaliser, device), "sum") / world
+        normaliser = normaliser.clamp(min=1 / world)
         for piece in pieces:
             problems.update(piece.problems)
             with accelerator.autocast():
@@ -381,32 +385,37 @@ def step_losses(
     points that the losses are sampled on.
     """
     device = model.device
-    pixel_mask = batch.pixel_mask.to(device, non_blocking=True)
-    targets = [target.to(device) for target in batch.targets]
     detections = batch.detections
     if detections is None:
-        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
-        pixel_values = batch.pixel_values.to(device, non_blocking=True)
-        detections = model.detector(pixel_values, pixel_mask, None if model.detector.finetuned == "none" else labels)
-    matches = matcher(detections, targets)
-    output = model.network(detections, pixel_mask, matches.image_index, matches.query_index)
-    starts = torch.tensor([0] + [len(target.labels) for target in targets[:-1]], device=device).cumsum(0)
-    chosen = starts[matches.image_index] + matches.target_index
-    boxes = torch.cat([target.boxes for target in targets])[chosen]
+        labels = None
+        if model.detector.finetuned != "none":
+            labels = [
+                {"class_labels": send(target.labels, device), "boxes": send(target.boxes, device)}
+                for target in batch.targets
+            ]
+        detections = model.detector(send(batch.pixel_values, device), batch.pixel_mask, labels)
+    matches = matcher(detections, batch.targets)
+    images = matches.image_index
+    output = model.network(detections, batch.pixel_mask, images, matches.query_index)
+    starts = torch.tensor([0] + [len(target.labels) for target in batch.targets[:-1]]).cumsum(0)
+    chosen = starts[images] + matches.target_index
+    boxes, labels_of, crops = (
+        torch.cat([getattr(target, name) for target in batch.targets])[chosen] for name in ("boxes", "labels", "crops")
+    )
     with torch.autocast(device.type, enabled=False):
         losses = mask_losses(
             output.logits,
             output.iou,
             output.frames.float(),
-            torch.cat([target.crops for target in targets])[chosen],
-            pixel_boxes(boxes, pixel_mask, matches.image_index),
-            torch.cat([target.labels for target in targets])[chosen],
+            send(crops, device),
+            send(pixel_boxes(boxes, extents(batch.pixel_mask)[images]), device),
+            send(labels_of, device),
             loss,
-            None if seed is None else _generators(seed, batch.numbers, matches.image_index),
+            None if seed is None else _generators(seed, batch.numbers, images),
         )
     if detections.loss is not None:
         losses["detection"] = detections.loss
-    return {**losses, "matches": torch.tensor(float(len(matches)), device=device)}
+    return {**losses, "matches": torch.tensor(float(len(matches)))}
 
 
 @contextmanager

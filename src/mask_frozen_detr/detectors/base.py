@@ -138,6 +138,7 @@ class FrozenDetector(nn.Module, ABC):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
 
+        The mask best lies on the host: to look at it there, a GPU need not be waited for.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):

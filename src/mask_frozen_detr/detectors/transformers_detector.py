@@ -16,6 +16,7 @@ from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FineTune, 
 from mask_frozen_detr.detectors.family import Family, Maps
 from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
@@ -86,7 +87,7 @@ class TransformersDetector(FrozenDetector):
     def _run(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None) -> Detections:
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
         if self.family.takes_mask:
-            inputs["pixel_mask"] = pixel_mask
+            inputs["pixel_mask"] = send(pixel_mask, pixel_values.device)
         if self.prompt is not None:
             inputs |= self.prompt.inputs(len(pixel_values))
         if targets is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention
 
 
@@ -63,7 +64,7 @@ class DeformableAttention(nn.Module):
             value = value.masked_fill(~valid[..., None], 0.0)
         offsets = self.offsets(query).view(B, N, self.heads, self.levels, self.points, 2)
         weights = self.weights(query).view(B, N, self.heads, self.levels * self.points).softmax(-1)
-        sizes = torch.tensor([(w, h) for h, w in shapes], device=tokens.device, dtype=offsets.dtype)
+        sizes = level_sizes(shapes, tokens.device).to(offsets.dtype)
         locations = references[:, :count, None, :, None, :] + offsets / sizes[:, None, :]
         attended = deformable_attention(
             value.unflatten(2, (self.heads, -1)),
@@ -99,14 +100,19 @@ class DeformableLayer(nn.Module):
         return self.norm2(tokens + self.ffn(tokens))
 
 
-def reference_points(shapes: Sequence[tuple[int, int]], valid_sizes: Tensor | None, device) -> Tensor:
+def level_sizes(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(h, w) of L levels → (L, 2): their w, h in cells, float32."""
+    return send(torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32), device)
+
+
+def reference_points(shapes: Sequence[tuple[int, int]], valid_sizes: Tensor | None, device: torch.device) -> Tensor:
     """Where each token looks first: its own place, on every level. (B or 1, S, L, 2) in [0, 1].
 
     valid_sizes: (B, L, 2), the unpadded (w, h) of each level in cells; None where nothing is padded. A token at
     a fraction of the *unpadded* extent of its level refers to the same fraction on all others, so that an image
     alone and the same image in a padded batch sample the same pixels.
     """
-    sizes = torch.tensor([(w, h) for h, w in shapes], device=device, dtype=torch.float32)  # (L, 2)
+    sizes = level_sizes(shapes, device)
     extents = sizes[None] if valid_sizes is None else valid_sizes.to(torch.float32)
     own = torch.cat(
         [cell_centres(h, w, device)[None] / extents[:, level, None] for level, (h, w) in enumerate(shapes)], 1

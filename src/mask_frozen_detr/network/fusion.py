@@ -130,6 +130,11 @@ def upsampled_cells(valid: Tensor, factor: float, shape: Sequence[int]) -> Tenso
     return rows[:, :, None] & columns[:, None]
 
 
+def extents(mask: Tensor) -> Tensor:
+    """(B, h, w) rectangles of ones at the top left → (B, 2): their widths and heights."""
+    return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], -1)
+
+
 def valid_cells(pixel_mask: Tensor, shape: Sequence[int], stride: int) -> Tensor:
     """Which cells of an h × w map start inside the image: (B, H, W) pixel mask → (B, h, w) bool.
 

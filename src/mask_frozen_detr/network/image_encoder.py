@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mask_frozen_detr.network.config import EncoderKind
 from mask_frozen_detr.network.convnext import ConvNeXtLayer
 from mask_frozen_detr.network.deformable import DeformableLayer, reference_points
+from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.swin import SwinLayer
 
 IMAGE_WINDOW = 16
@@ -53,7 +54,7 @@ class DeformableImageEncoder(ImageEncoder):
             valid_tokens, valid_sizes = None, None
         else:
             valid_tokens = torch.cat([mask.flatten(1) for mask in valid], 1)
-            valid_sizes = torch.stack([_extent(mask) for mask in valid], 1)
+            valid_sizes = torch.stack([extents(mask) for mask in valid], 1)
         references = reference_points(shapes, valid_sizes, tokens.device)
         h, w = shapes[0]
         for number, layer in enumerate(self.layers, 1):
@@ -76,7 +77,7 @@ class SwinImageEncoder(ImageEncoder):
             return self.layers(finest)
         # Windows are laid out from an image's own border: a padded batch goes image by image.
         output = torch.zeros_like(finest)
-        for b, (w, h) in enumerate(_extent(valid[0]).tolist()):
+        for b, (w, h) in enumerate(extents(valid[0]).tolist()):
             output[b, :, :h, :w] = self.layers(finest[b : b + 1, :, :h, :w])[0]
         return output
 
@@ -114,8 +115,3 @@ IMAGE_ENCODERS: dict[EncoderKind, type[ImageEncoder]] = {
     "convnext": ConvNeXtImageEncoder,
     "none": NoImageEncoder,
 }
-
-
-def _extent(mask: Tensor) -> Tensor:
-    """(B, h, w) rectangles of True at the top left → (B, 2): their width and height in cells."""
-    return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], -1)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.network.box_encoder import BOX_ENCODERS
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.network.fusion import Fusion, valid_cells
+from mask_frozen_detr.network.fusion import Fusion, extents, valid_cells
 from mask_frozen_detr.network.heads import HEADS
 from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
@@ -76,14 +77,20 @@ class MaskNetwork(nn.Module):
 
         pixel_mask: (B, H, W), 1 = image. Boxes are relative to the unpadded image and are scaled by its size, so
         that RoIAlign lands on the same pixels whatever the padding.
+        Mask and indices best lie on the host: then a GPU need not be waited for.
         """
-        features = detections.features
+        features, device = detections.features, detections.queries.device
+        sizes = send(extents(pixel_mask), device)  # (B, 2)
+        padded = bool((pixel_mask == 0).any())
+        image_index, query_index = send(image_index, device), send(query_index, device)
         stem = detections.stem if self.fusion.uses_stem else None
+        if padded or self.pixel_stem is not None:
+            pixel_mask = send(pixel_mask, device)
         if self.pixel_stem is not None:
             assert detections.pixels is not None, "the mask network learns from the pixels, but the detector gave none"
             stem = self.pixel_stem(detections.pixels, pixel_mask)
         valid = stem_valid = None
-        if bool((pixel_mask == 0).any()):
+        if padded:
             valid = [
                 valid_cells(pixel_mask, level.shape[2:], stride)
                 for level, stride in zip(features, self.shapes.strides, strict=True)
@@ -99,7 +106,7 @@ class MaskNetwork(nn.Module):
             frames = places.new_tensor([0, 0, maps.shape[3] * self.fusion.stride, maps.shape[2] * self.fusion.stride])
             return MaskOutput(self.head(queries, maps[image_index]), None, frames.expand(len(places), 4))
 
-        frames = pixel_boxes(places, pixel_mask, image_index)
+        frames = pixel_boxes(places, sizes[image_index])
         pieces = [slice(0, len(frames))]
         if frames.device.type == "cpu" and not torch.is_grad_enabled() and not self.config.query_o2o:
             # Boxes do not see each other: few at a time stay in the processor's cache.
@@ -130,12 +137,12 @@ class MaskNetwork(nn.Module):
         return logits, None if self.scoring is None else self.scoring(logits, boxes)
 
 
-def pixel_boxes(places: Tensor, pixel_mask: Tensor, image_index: Tensor) -> Tensor:
+def pixel_boxes(places: Tensor, sizes: Tensor) -> Tensor:
     """(M, 4) cx, cy, w, h relative to the unpadded image → x0, y0, x1, y1 in pixels of the padded input.
 
+    sizes: (M, 2), the unpadded width and height of each box's image.
     Clipped to the image: there is nothing to segment outside, and RoIAlign's cells are better spent within. A box
     that the detector left inside out is empty.
     """
     places = torch.cat([places[:, :2], places[:, 2:].clamp(min=0)], 1)
-    sizes = torch.stack([pixel_mask[:, 0].sum(1), pixel_mask[:, :, 0].sum(1)], -1)  # (B, 2): w, h
-    return box_convert(places, "cxcywh", "xyxy").clamp(0, 1) * sizes[image_index].repeat(1, 2).to(places)
+    return box_convert(places, "cxcywh", "xyxy").clamp(0, 1) * sizes.repeat(1, 2).to(places)

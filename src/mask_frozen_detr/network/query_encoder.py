@@ -1,6 +1,6 @@
 """The query feature encoder (paper, section 3.4, equations 10 and 11).
 
-Letters: M boxes and their queries, B images, N queries of the fullest image, r RoIAlign side, c mask width.
+Letters: M boxes and their queries over all images, r RoIAlign side, c mask width.
 """
 
 import math
@@ -85,24 +85,10 @@ class ObjectToObject(nn.Module):
         if not len(queries):
             return queries
         position = self.position(sine_embedding(places, POSITION_WIDTH).to(queries.dtype))
-        images, slot = _slots(image_index)
-        shape = (int(images.max()) + 1, int(slot.max()) + 1)  # (B, N)
-        grouped = queries.new_zeros(*shape, queries.shape[1])
-        grouped[images, slot] = queries
-        placed = queries.new_zeros(*shape, queries.shape[1])
-        placed[images, slot] = position
-        empty = torch.ones(shape, dtype=torch.bool, device=queries.device)
-        empty[images, slot] = False
-        keys = grouped + placed
-        attended = self.attention(keys, keys, grouped, key_padding_mask=empty, need_weights=False)[0]
-        return self.norm(queries + attended[images, slot])
-
-
-def _slots(image_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted image index (M,) → its rank among the images present and its place within its image, (M,) each."""
-    _, images, counts = torch.unique_consecutive(image_index, return_inverse=True, return_counts=True)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])
-    return images, torch.arange(len(image_index), device=image_index.device) - starts[images]
+        others = image_index[:, None] != image_index  # (M, M): objects of other images are not seen
+        keys = queries + position
+        attended = self.attention(keys, keys, queries, attn_mask=others, need_weights=False)[0]
+        return self.norm(queries + attended)
 
 
 def sine_embedding(places: Tensor, width: int) -> Tensor:

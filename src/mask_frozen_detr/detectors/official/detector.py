@@ -25,6 +25,7 @@ from mask_frozen_detr.detectors.official.layout import infer_config, model_tenso
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name, published
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 
 
@@ -35,7 +36,7 @@ class OfficialDetector(FrozenDetector):
 
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """As `FrozenDetector.forward`: features are the encoder's maps after the model's `encoder_layer`."""
-        found = self.model(pixel_values, pixel_mask)
+        found = self.model(pixel_values, send(pixel_mask, pixel_values.device))
         loss = None if targets is None else self.model.detection_loss(found, [dict(target) for target in targets])[0]
         return Detections(
             queries=found.states,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.position import inverse_sigmoid, sine_of_boxes
+from mask_frozen_detr.network.deformable import level_sizes
 from mask_frozen_detr.network.deformable_attention import deformable_attention
 
 
@@ -38,7 +39,7 @@ class Levels:
         return cls(
             shapes=shapes,
             valid=torch.cat([mask.flatten(1) for mask in masks], 1),
-            sizes=torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=masks[0].device),
+            sizes=level_sizes(shapes, masks[0].device),
             valid_sizes=torch.stack(extents, 1).float(),
         )
 
