@@ -67,6 +67,12 @@ def roofline(sizes: Sizes, device: torch.device, precision: str, until: float) -
     return roofline(sizes, device, precision, until)
 
 
+def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+    from benchmarks.models import compiling
+
+    return compiling(sizes, device, precision, until)
+
+
 def loading(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
     from benchmarks.loading import loading
 
@@ -82,8 +88,10 @@ SECTIONS: dict[str, tuple[Section, float]] = {
     "roofline": (roofline, 1.0),
     "loading": (loading, 0.5),
     "attention-tuning": (attention_tuning, 1.0),
+    "compiling": (compiling, 1.0),
 }
-DEFAULT = tuple(name for name in SECTIONS if name != "attention-tuning")  # that one is for work on the kernels
+ON_REQUEST = ("attention-tuning", "compiling")  # for work on the kernels, and on whether to compile the detector
+DEFAULT = tuple(name for name in SECTIONS if name not in ON_REQUEST)
 NEEDS = {"loading": "pycocotools"}
 
 
@@ -155,7 +163,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=tuple(SECTIONS),
-        help=f"of {', '.join(SECTIONS)}; default: all but the last",
+        help=f"of {', '.join(SECTIONS)}; default: all but the last two",
         default=DEFAULT,
         metavar="SECTION",
     )

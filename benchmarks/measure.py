@@ -8,6 +8,7 @@ import gc
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,22 @@ def peak_bytes(work: Callable[[], Any], device: torch.device, baseline: int | No
     work()
     synchronise(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def waits(work: Callable[[], Any], device: torch.device) -> int | None:
+    """How often a call makes the host wait for a GPU, as torch's debug mode sees it. None on a CPU."""
+    if device.type != "cuda":
+        return None
+    synchronise(device)
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing" in str(warning.message) for warning in seen)
 
 
 def allocated(device: torch.device) -> int:

@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import CONTESTANTS, MASK2FORMER, OURS, Contestant
+from benchmarks.contestants import (
+    CONTESTANTS,
+    MASK2FORMER,
+    OURS,
+    Contestant,
+    autocast,
+    build_model,
+    normalised,
+)
 from benchmarks.measure import (
     Timing,
     allocated,
@@ -16,9 +24,12 @@ from benchmarks.measure import (
     interleaved,
     peak_bytes,
     rounded,
+    timed,
+    waits,
 )
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
+from mask_frozen_detr.detectors.base import Detections, FrozenDetector
 from mask_frozen_detr.network.deformable_attention import kernels_run
 
 COCO_IMAGES = 118_287  # train2017
@@ -70,6 +81,7 @@ def training(sizes: Sizes, device: torch.device, precision: str, until: float) -
             if isinstance(timing, Timing):
                 floor = frozen if name == OURS and isinstance(frozen, Timing) else None
                 row = _training_row(name, batch, contestant, timing, floor, peaks[name], kernels_run(device))
+                row["waits a step"] = waits(contestant.step, device)
                 rows.append(row | _paper(name, batch, timing) if sizes.name == "full" else row)
         del built, works
         free_memory(device)
@@ -108,6 +120,37 @@ def _paper(name: str, batch: int, step: Timing) -> dict[str, Any]:
         row["paper: V100 h"] = f"{hours} for {epochs} epochs"
         row["paper: V100 ms an image"] = rounded(1000 * 3600 * hours / (epochs * COCO_IMAGES))
     return row | {"paper: GB": PAPER_MEMORY.get((name, batch))}
+
+
+def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) -> tuple[Rows, list[str]]:
+    """The frozen forward pass as it is and through `torch.compile`: does it pay, and after how many steps?"""
+    pictures = draw_pictures(sizes, sizes.batches[0])
+    plain, compiled = (build_model(sizes, pictures, device).detector for _ in range(2))
+    images = normalised(pictures).to(device)
+    mask = torch.ones(len(images), *images.shape[2:], dtype=torch.long)
+    compiled.model.compile(dynamic=False)
+
+    def forward(detector: FrozenDetector, width: int) -> Callable[[], Any]:
+        def run() -> Detections:
+            with autocast(device, precision):
+                return detector(images[..., :width], mask[..., :width])
+
+        return run
+
+    width = images.shape[3]
+    # A second width costs a compilation of its own: why batches would have to be padded to few sizes.
+    seconds = [timed(forward(compiled, width - shift), device) for shift in (0, 32)]
+    works = {"as it is": forward(plain, width), "compiled": forward(compiled, width)}
+    times = interleaved(works, device, sizes.rounds, until)
+    rows: Rows = []
+    for name, timing in times.items():
+        if isinstance(timing, Timing):
+            rows.append({"frozen forward": name, "batch": len(images), "ms": rounded(timing.median)})
+    if len(rows) == 2:
+        gain = rows[0]["ms"] - rows[1]["ms"]
+        rows[1] |= {"s to compile": rounded(seconds[0]), "s for another width": rounded(seconds[1])}
+        rows[1]["pays after steps"] = rounded(1000 * seconds[0] / gain) if gain > 0 else None
+    return rows, [f"{name}: {timing}" for name, timing in times.items() if isinstance(timing, str)]
 
 
 def inference(sizes: Sizes, device: torch.device, precision: str, until: float) -> tuple[Rows, list[str]]:
