@@ -5,9 +5,17 @@ import math
 import pytest
 import torch
 
-from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention
+from mask_frozen_detr.network import deformable_attention as attention
+from mask_frozen_detr.network.deformable_attention import (
+    attention_choice,
+    cell_centres,
+    deformable_attention,
+    deformable_attention_reference,
+)
+from mask_frozen_detr.network.deformable_attention_bags import LARGE, deformable_attention_bags
 
 SHAPES = [(5, 7), (3, 4), (2, 2)]
+WAYS = pytest.mark.parametrize("attend", [deformable_attention_reference, deformable_attention_bags])
 
 
 def read_bilinear(cells: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -52,35 +60,87 @@ def draw(shapes, B=2, N=3, H=2, D=3, P=4):
     return value, locations, weights
 
 
+@WAYS
 @pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1], [(1, 1)], [(1, 6), (4, 1)]])
-def test_equals_the_literal_loop(shapes):
+def test_equals_the_literal_loop(shapes, attend):
     value, locations, weights = draw(shapes)
     expected = literal(value, shapes, locations, weights)
-    assert torch.allclose(deformable_attention(value, shapes, locations, weights), expected, atol=1e-12)
+    assert torch.allclose(attend(value, shapes, locations, weights), expected, atol=1e-12)
 
 
-def test_reads_a_cell_at_its_centre_and_zero_beyond_the_map():
+@WAYS
+def test_reads_a_cell_at_its_centre_and_zero_beyond_the_map(attend):
     value = torch.arange(6, dtype=torch.float64).add(1).view(1, 6, 1, 1)  # a 2 × 3 map
     places = cell_centres(2, 3).double() / torch.tensor([3.0, 2.0], dtype=torch.float64)
     outside = torch.tensor([[0.5, -0.25], [1 + 1 / 6, 0.25], [0, 0.25]], dtype=torch.float64)
     places = torch.cat([places, outside]).view(1, 9, 1, 1, 1, 2)
-    read = deformable_attention(value, [(2, 3)], places, torch.ones(1, 9, 1, 1, 1, dtype=torch.float64))
+    read = attend(value, [(2, 3)], places, torch.ones(1, 9, 1, 1, 1, dtype=torch.float64))
     # half a cell beyond the border nothing is left; on the border, half of the first cell
     assert read.flatten().tolist() == pytest.approx([1, 2, 3, 4, 5, 6, 0, 0, 0.5], abs=1e-9)
 
 
-def test_gradients():
+@WAYS
+def test_gradients(attend):
     value, locations, weights = draw([(3, 4), (2, 2)], B=1, N=2, H=2, D=2, P=2)
     inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     assert torch.autograd.gradcheck(
-        lambda value, locations, weights: deformable_attention(value, [(3, 4), (2, 2)], locations, weights), inputs
+        lambda value, locations, weights: attend(value, [(3, 4), (2, 2)], locations, weights), inputs
     )
 
 
+@WAYS
 @pytest.mark.parametrize(("B", "N"), [(0, 3), (2, 0)])
-def test_nothing_to_attend(B, N):
+def test_nothing_to_attend(B, N, attend):
     value, locations, weights = draw(SHAPES, B=B, N=N)
-    assert deformable_attention(value, SHAPES, locations, weights).shape == (B, N, 6)
+    assert attend(value, SHAPES, locations, weights).shape == (B, N, 6)
+
+
+def test_bags_read_what_the_reference_reads_also_far_outside():
+    value, locations, weights = draw(SHAPES, N=40)
+    far = torch.tensor([-1e30, -7.0, 7.0, 1e30], dtype=locations.dtype).view(1, 1, 1, 1, 4, 1)
+    locations = torch.where(torch.arange(40).view(1, 40, 1, 1, 1, 1) % 2 == 0, locations, far.expand_as(locations))
+    inputs = [tensor.float().requires_grad_() for tensor in (value, locations, weights)]
+    exact = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    found = deformable_attention_bags(inputs[0], SHAPES, inputs[1], inputs[2])
+    expected = deformable_attention_reference(exact[0], SHAPES, exact[1], exact[2])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs, upstream.float()),
+        torch.autograd.grad(expected, exact, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_bags_sum_half_precision_in_float32():
+    value, locations, weights = (tensor.float() for tensor in draw([(40, 64)], N=50, D=8))
+    found = deformable_attention_bags(value.bfloat16(), [(40, 64)], locations, weights)
+    expected = deformable_attention_reference(value.bfloat16().float(), [(40, 64)], locations, weights)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_large_maps_on_a_cpu_are_bags(monkeypatch):
+    asked = []
+
+    def note(*inputs):
+        asked.append("bags")
+        return deformable_attention_bags(*inputs)
+
+    monkeypatch.setattr(attention, "deformable_attention_bags", note)
+
+    def attend(side, width):
+        value, locations, weights = (tensor.float() for tensor in draw([(side, side)], D=width))
+        deformable_attention(value, [(side, side)], locations, weights)
+        return bool(asked) and bool(asked.pop())
+
+    side = math.isqrt(LARGE // 4 // 32)
+    assert attend(side, 32)
+    assert not attend(side, 16)
+    with attention_choice("reference"):
+        assert not attend(side, 32)
 
 
 def test_centres_run_row_by_row():

@@ -1,7 +1,8 @@
 """Deformable attention (Zhu et al., 2020, equation 3): the one function all of the project's modules call.
 
-On an NVIDIA GPU it runs in Triton kernels (`deformable_attention_triton`), elsewhere in torch's `grid_sample`, which
-is also what the kernels are tested against. MASK_FROZEN_DETR_ATTENTION=reference keeps the kernels out.
+On an NVIDIA GPU it runs in Triton kernels (`deformable_attention_triton`), on large maps on a CPU as an embedding bag
+(`deformable_attention_bags`), elsewhere in torch's `grid_sample`, which is also what the others are tested against.
+MASK_FROZEN_DETR_ATTENTION=reference keeps the others out.
 Letters: B maps, S = Σ h_l·w_l value tokens, N queries, H heads, D head width, L levels, P points.
 """
 
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network.deformable_attention_bags import deformable_attention_bags
+from mask_frozen_detr.network.deformable_attention_bags import pays as bags_pay
 
 Choice = Literal["auto", "reference"]
 VARIABLE = "MASK_FROZEN_DETR_ATTENTION"
@@ -38,6 +41,8 @@ def deformable_attention(
     attend = deformable_attention_reference
     if _choice == "auto" and value.is_cuda:
         attend = _kernels_for(value, locations) or attend
+    elif _choice == "auto" and bags_pay(value) and not torch.compiler.is_compiling():
+        attend = deformable_attention_bags
     return attend(value, shapes, locations, weights)
 
 
@@ -63,7 +68,7 @@ def deformable_attention_reference(
 
 @contextmanager
 def attention_choice(choice: Choice) -> Iterator[None]:
-    """Within it, "reference" keeps the kernels out, "auto" takes them where they run."""
+    """Within it, "reference" keeps kernels and bags out, "auto" takes them where they run and pay."""
     global _choice
     before, _choice = _choice, _checked(choice, "attention_choice")
     try:
