@@ -141,9 +141,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file brings about
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: the checkpoint cannot be read ({first}); --overwrite starts the run anew") from error
+        raise UserError(f"{path}: the checkpoint cannot be read ({first}); delete it to start the run anew") from error
     if not isinstance(state, dict) or state.keys() != CHECKPOINT_KEYS:
-        raise UserError(f"{path}: is no checkpoint of a run; --overwrite starts the run anew")
+        raise UserError(f"{path}: is no checkpoint of a run; delete it to start the run anew")
     return state
 
 

@@ -273,11 +273,13 @@ def train(
             loss_value = sum(values[key] for key in LOSS_KEYS if key in values)
             if not math.isfinite(loss_value):
                 raise UserError(f"the loss is {loss_value} at iteration {step}: the run has failed; {REMEDY}")
-            seen = min(len(dataset), step * config.batch // world)
-            if len(problems) >= seen and (seen == len(dataset) or step == steps):
-                raise UserError(
-                    f"{train_data.annotation_file}: not one training image can be read, the first: {min(problems)}"
-                )
+            seen = min(len(dataset), step * config.batch)
+            if seen == len(dataset) or step == steps:
+                problems = _of_all(problems, world)
+                if len(problems) >= seen:
+                    raise UserError(
+                        f"{train_data.annotation_file}: not one training image can be read, the first: {min(problems)}"
+                    )
             seconds = spent + time.perf_counter() - began
             speed = (step - started_step) * config.batch / (time.perf_counter() - began)
             line = {
@@ -319,7 +321,7 @@ def train(
                     key: accelerator.reduce(torch.as_tensor(value, dtype=torch.float32, device=device), "mean")
                     for key, value in totals.items()
                 }
-                problems = set(gather_object(sorted(problems)))
+                problems = _of_all(problems, world)
             if accelerator.is_main_process:
                 save_torch_atomic(
                     checkpoint_path,
@@ -443,10 +445,8 @@ def _generators(seed: int, numbers: list[int], image_index: torch.Tensor) -> lis
 
 def _means(totals: dict[str, Any], accelerator: Accelerator) -> dict[str, float]:
     """Losses a step and the mean IoU a matched mask, over all processes."""
-    device = accelerator.device
-    sums = {
-        key: float(accelerator.reduce(torch.as_tensor(value, device=device), "sum")) for key, value in totals.items()
-    }
+    numbers = [torch.as_tensor(value, dtype=torch.float32).to(accelerator.device) for value in totals.values()]
+    sums = dict(zip(totals, accelerator.reduce(torch.stack(numbers), "sum").tolist(), strict=True))
     values = {key: sums[key] / sums["steps"] for key in LOSS_KEYS if key in sums}
     return {**values, "matched_iou": sums["matched_iou"] / max(1.0, sums["matches"])}
 
@@ -514,6 +514,11 @@ def _check_weights(learned: nn.Module, step: int) -> None:
     """Raises UserError rather than that a checkpoint is overwritten with weights that are lost."""
     if not all(bool(parameter.isfinite().all()) for parameter in learned.parameters()):
         raise UserError(f"the weights are not finite any more at iteration {step}: the run has failed; {REMEDY}")
+
+
+def _of_all(problems: set[str], world: int) -> set[str]:
+    """What all of so many processes have met."""
+    return problems if world == 1 else set(gather_object(sorted(problems)))
 
 
 def _skipped(problems: set[str], images: int, data: CocoData) -> list[str]:
