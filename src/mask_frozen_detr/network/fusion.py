@@ -107,7 +107,8 @@ class Fusion(nn.Module):
             stem_valid = None if stem_valid is None else upsampled_cells(stem_valid, self.stem_factor, stem.shape[2:])
         h, w = stem.shape[2:]
         missing = (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2]))
-        encoded = F.pad(encoded, missing, mode="replicate")
+        if any(missing):
+            encoded = F.pad(encoded, missing, mode="replicate")
         fused = stem + encoded[:, :, :h, :w]
         return fused if stem_valid is None else repeat_edges(fused, stem_valid)
 

@@ -107,6 +107,7 @@ class MaskNetwork(nn.Module):
             return MaskOutput(self.head(queries, maps[image_index]), None, frames.expand(len(places), 4))
 
         frames = pixel_boxes(places, sizes[image_index])
+        maps = maps.contiguous()  # or RoIAlign makes a copy for every piece
         pieces = [slice(0, len(frames))]
         if frames.device.type == "cpu" and not torch.is_grad_enabled() and not self.config.query_o2o:
             # Boxes do not see each other: few at a time stay in the processor's cache.
