@@ -1,4 +1,6 @@
-"""Deformable attention by itself: the Triton kernels against the `grid_sample` reference, for parity, speed and memory.
+"""Deformable attention by itself: Triton kernels or embedding bags against the `grid_sample` reference.
+
+Parity, speed and memory.
 
 Letters: B maps, S tokens, N queries, H heads, D head width, L levels, P points.
 """
@@ -13,13 +15,20 @@ from torch import Tensor
 from benchmarks.measure import Timing, free_memory, interleaved, peak_bytes, rounded
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.network.deformable import reference_points
-from mask_frozen_detr.network.deformable_attention import attention_choice, deformable_attention, kernels_run
+from mask_frozen_detr.network.deformable_attention import (
+    attention_choice,
+    deformable_attention,
+    deformable_attention_reference,
+    kernels_run,
+)
+from mask_frozen_detr.network.deformable_attention_bags import deformable_attention_bags
 
 HEADS, POINTS = 8, 4
 STRIDES = (8, 16, 32, 64)
 SPREAD = 2.0  # cells that points lie from their query, one standard deviation
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of the norm
 Shapes = list[tuple[int, int]]
+Attend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,20 +60,30 @@ def image_shapes(sizes: Sizes) -> Shapes:
     return [(-(-sizes.image[0] // stride), -(-sizes.image[1] // stride)) for stride in STRIDES]
 
 
-def variants(device: torch.device) -> dict[str, Any]:
-    """What runs here: the reference, and the kernels where they do."""
+def variants(device: torch.device) -> dict[str, Attend]:
+    """What runs here: the reference; the kernels where they do, the bags where they are for."""
+    found: dict[str, Attend] = {"reference": deformable_attention_reference}
+    if device.type == "cpu":
+        found["bags"] = deformable_attention_bags
     with attention_choice("auto"):
-        return {"reference": "reference", **({"triton": "auto"} if kernels_run(device) else {})}
+        if kernels_run(device):
+            found["triton"] = attend_by_itself
+    return found
 
 
-def gradients(case: Case, inputs: list[Tensor], choice: Any, grad: Tensor | None = None) -> list[Tensor]:
+def attend_by_itself(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """As it runs where nobody chooses."""
+    with attention_choice("auto"):
+        return deformable_attention(value, shapes, locations, weights)
+
+
+def gradients(case: Case, inputs: list[Tensor], attend: Attend, grad: Tensor | None = None) -> list[Tensor]:
     """Output, and gradients of value, locations and weights for the output's gradient `grad`, or ones."""
     for tensor in inputs:
         tensor.requires_grad_()
-    with attention_choice(choice):
-        output = deformable_attention(inputs[0], case.shapes, *inputs[1:])
-        grad = torch.ones_like(output) if grad is None else grad.to(output.dtype)
-        return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
+    output = attend(inputs[0], case.shapes, *inputs[1:])
+    grad = torch.ones_like(output) if grad is None else grad.to(output.dtype)
+    return [output.detach(), *torch.autograd.grad(output, inputs, grad)]
 
 
 def parity(sizes: Sizes, device: torch.device) -> tuple[list[dict[str, Any]], list[str]]:
@@ -83,9 +102,9 @@ def parity(sizes: Sizes, device: torch.device) -> tuple[list[dict[str, Any]], li
         case = Case(f"{width} wide, {levels} levels", 2, sizes.parity_queries, width, shapes[:levels], dtype)
         inputs = case.draw(device, seed)
         grad = torch.randn(2, case.queries, HEADS * width, device=device).to(dtype)
-        exact = gradients(case, [tensor.double() for tensor in inputs], "reference", grad.double())
-        for name, choice in variants(device).items():
-            found = gradients(case, [tensor.clone() for tensor in inputs], choice, grad)
+        exact = gradients(case, [tensor.double() for tensor in inputs], deformable_attention_reference, grad.double())
+        for name, attend in variants(device).items():
+            found = gradients(case, [tensor.clone() for tensor in inputs], attend, grad)
             errors = [
                 ((ours.double() - truth).norm() / truth.norm()).item() for ours, truth in zip(found, exact, strict=True)
             ]
@@ -120,15 +139,15 @@ def speed(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[s
     for case in speed_cases(sizes):
         inputs = case.draw(device)
 
-        def forward(choice: Any, case: Case = case, inputs: list[Tensor] = inputs) -> Any:
-            with torch.no_grad(), attention_choice(choice):
-                return deformable_attention(inputs[0], case.shapes, *inputs[1:])
+        def forward(attend: Attend, case: Case = case, inputs: list[Tensor] = inputs) -> Any:
+            with torch.no_grad():
+                return attend(inputs[0], case.shapes, *inputs[1:])
 
-        def both(choice: Any, case: Case = case, inputs: list[Tensor] = inputs) -> Any:
-            return gradients(case, inputs, choice)
+        def both(attend: Attend, case: Case = case, inputs: list[Tensor] = inputs) -> Any:
+            return gradients(case, inputs, attend)
 
         needed = case.maps * case.queries * HEADS * case.width * case.dtype.itemsize
-        passes: dict[str, tuple[Callable[[Any], Any], int]] = {
+        passes: dict[str, tuple[Callable[[Attend], Any], int]] = {
             "forward": (forward, needed),
             # the output's gradient too
             "forward + backward": (both, 2 * needed + sum(tensor.nbytes for tensor in inputs)),
@@ -136,7 +155,7 @@ def speed(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[s
         for name, (work, returned) in passes.items():
             choices = variants(device)
             times = interleaved(
-                {key: lambda c=choice, w=work: w(c) for key, choice in choices.items()}, device, sizes.rounds, until
+                {key: lambda a=attend, w=work: w(a) for key, attend in choices.items()}, device, sizes.rounds, until
             )
             row: dict[str, Any] = {
                 "case": case.name,
@@ -146,20 +165,20 @@ def speed(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[s
                 "pass": name,
             }
             extra: dict[str, int | None] = {}
-            for key, choice in choices.items():
+            for key, attend in choices.items():
                 timing = times[key]
                 if isinstance(timing, str):
                     failures.append(f"{case.name}, {key}, {name}: {timing}")
                     continue
-                peak = peak_bytes(lambda c=choice, w=work: w(c), device)
+                peak = peak_bytes(lambda a=attend, w=work: w(a), device)
                 extra[key] = None if peak is None else max(0, peak - returned)
                 row[f"{key} ms"] = rounded(timing.median)
                 row[f"{key} extra MiB"] = None if extra[key] is None else round(extra[key] / 2**20, 1)
                 row["rounds"] = timing.rounds
-            reference, triton = times["reference"], times.get("triton")
-            if isinstance(reference, Timing) and isinstance(triton, Timing):
-                row["speed-up"] = rounded(reference.median / triton.median)
-                before, after = extra["reference"], extra["triton"]
+            reference, (other, ours) = times["reference"], list(times.items())[-1]
+            if other != "reference" and isinstance(reference, Timing) and isinstance(ours, Timing):
+                row["speed-up"] = rounded(reference.median / ours.median)
+                before, after = extra["reference"], extra[other]
                 if before and after is not None:
                     row["share of memory"] = rounded(after / before, 2)
             rows.append(row)
@@ -183,11 +202,11 @@ def tuning(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[
                 kernels.FORWARD = kernels.BACKWARD = launch
 
                 def forward(case: Case = case, inputs: list[Tensor] = inputs) -> Any:
-                    with torch.no_grad(), attention_choice("auto"):
-                        return deformable_attention(inputs[0], case.shapes, *inputs[1:])
+                    with torch.no_grad():
+                        return attend_by_itself(inputs[0], case.shapes, *inputs[1:])
 
                 def both(case: Case = case, inputs: list[Tensor] = inputs) -> Any:
-                    return gradients(case, inputs, "auto")
+                    return gradients(case, inputs, attend_by_itself)
 
                 times = interleaved({"forward": forward, "forward + backward": both}, device, 3, until)
                 failures += [f"{case.name}, {launch}: {found}" for found in times.values() if isinstance(found, str)]

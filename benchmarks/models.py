@@ -103,7 +103,7 @@ def _training_row(
         "trainable M": rounded(contestant.trainable / 1e6),
         "step ms": rounded(step.median),
         "least … most": f"{step.least:.4g} … {step.most:.4g}",
-        "attention": None if floor is None else "triton" if kernels else "reference",
+        "attention": None if floor is None else "triton" if kernels else "torch",
         "frozen forward ms": rounded(floor.median) if floor else None,
         "step ÷ forward": rounded(step.median / floor.median) if floor else None,
         "images/s": rounded(1000 * batch / step.median),
