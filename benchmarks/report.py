@@ -24,7 +24,7 @@ def describe_run(device: torch.device, threads: int, commit: str | None = None) 
     return {
         "commit": commit or _git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in (_git("status", "--porcelain") or "").splitlines()),
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *_without_folder(sys.argv[1:])]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -41,6 +41,15 @@ def describe_run(device: torch.device, threads: int, commit: str | None = None) 
         | {name: _version(name) for name in PACKAGES}
         | {"torch": torch.__version__},
     }
+
+
+def _without_folder(arguments: list[str]) -> list[str]:
+    """Where the reports went is the machine's own affair."""
+    kept = [argument for argument in arguments if not argument.startswith("--output=")]
+    if "--output" in kept:
+        place = kept.index("--output")
+        del kept[place : place + 2]
+    return kept
 
 
 def _git(*arguments: str) -> str | None:
