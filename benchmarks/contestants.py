@@ -27,7 +27,7 @@ from mask_frozen_detr.detectors.official import (
 )
 from mask_frozen_detr.detectors.official.config import deformable_detr
 from mask_frozen_detr.detectors.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ShortestEdge
-from mask_frozen_detr.inference import segment, top_detections
+from mask_frozen_detr.inference import TopDetections, segment, top_detections
 from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.matching import Matcher, Targets
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -124,11 +124,10 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
         update(sum(losses[key] for key in LOSS_KEYS if key in losses) / objects, optimizer, parameters)
         return losses
 
-    def detect() -> list[Tensor]:
+    def detect() -> list[TopDetections]:
         with torch.no_grad(), autocast(device, precision):
             found = model.detector(*images)
-            tops = top_detections(found.logits, model.detector.info.score_rule, sizes.boxes)
-            return [value.cpu() for top in tops for value in (top.scores, top.labels)]
+            return top_detections(found.logits, model.detector.info.score_rule, sizes.boxes)
 
     def forward() -> Detections:
         with autocast(device, precision):

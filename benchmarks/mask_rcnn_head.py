@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.detectors import Detections, DetectorShapes, load_detector
+from mask_frozen_detr.devices import send
 from mask_frozen_detr.files import write_json_atomic
 from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -45,7 +46,9 @@ class MaskRCNNHead(nn.Module):
         self, detections: Detections, pixel_mask: Tensor, image_index: Tensor, query_index: Tensor
     ) -> MaskOutput:
         valid = stem_valid = None
-        if bool((pixel_mask == 0).any()):
+        padded, device = bool((pixel_mask == 0).any()), detections.queries.device
+        pixel_mask, image_index, query_index = (send(part, device) for part in (pixel_mask, image_index, query_index))
+        if padded:
             valid = valid_cells(pixel_mask, detections.features[0].shape[2:], self.shapes.strides[0])
             if detections.stem is not None:
                 stem_valid = valid_cells(pixel_mask, detections.stem.shape[2:], 4)

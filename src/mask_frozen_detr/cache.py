@@ -32,7 +32,7 @@ from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData, make_batch
 from mask_frozen_detr.detectors.base import Detections
-from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.preprocessing import collate_images, mask_of_sizes
 from mask_frozen_detr.detectors.transformers_detector import join
 from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
@@ -221,7 +221,7 @@ class FrozenCache:
         detections = join(alone)
         if self.pixels:
             detections.pixels, _ = collate_images([one.pixels[0] for one in alone if one.pixels is not None])
-        _, pixel_mask = collate_images([torch.zeros(1, *view.size) for view in views])
+        pixel_mask = mask_of_sizes([view.size for view in views])
         return make_batch(samples, torch.zeros(len(views), 3, 0, 0), pixel_mask, detections)
 
     def _make(self, sample: Sample, device: torch.device) -> FrozenView:

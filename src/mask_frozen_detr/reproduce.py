@@ -300,7 +300,7 @@ def _count_cost(rows: list[PlannedRow], detectors: Detectors, size: tuple[int, i
     height) with at most so many boxes."""
     detector = _detector_of(rows, detectors)
     pixel_values, pixel_mask = collate_images([detector.info.preprocessing(Image.new("RGB", size))])
-    found = detector(pixel_values.to(detectors.device), pixel_mask.to(detectors.device))
+    found = detector(pixel_values.to(detectors.device), pixel_mask)
     boxes, image = min(most, found.queries.shape[1]), (pixel_values.shape[2], pixel_values.shape[3])
     return {
         row.name: complexity(row.network, detectors.at(row.encoder_layer).shapes, boxes, image)[1]

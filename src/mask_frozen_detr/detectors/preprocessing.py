@@ -79,11 +79,16 @@ class ShortestEdge(Preprocessing):
 
 def collate_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(3, h, w) each → (B, 3, H, W) zero-padded at the right and bottom, and the (B, H, W) mask, 1 = image."""
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    pixel_values = images[0].new_zeros(len(images), 3, height, width)
-    pixel_mask = torch.zeros(len(images), height, width, dtype=torch.long)
+    pixel_mask = mask_of_sizes([(image.shape[1], image.shape[2]) for image in images])
+    pixel_values = images[0].new_zeros(len(images), 3, *pixel_mask.shape[1:])
     for b, image in enumerate(images):
         pixel_values[b, :, : image.shape[1], : image.shape[2]] = image
-        pixel_mask[b, : image.shape[1], : image.shape[2]] = 1
     return pixel_values, pixel_mask
+
+
+def mask_of_sizes(sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(h, w) of each image → (B, H, W) of their padded batch, 1 = image."""
+    pixel_mask = torch.zeros(len(sizes), *(max(size[side] for size in sizes) for side in (0, 1)), dtype=torch.long)
+    for b, (height, width) in enumerate(sizes):
+        pixel_mask[b, :height, :width] = 1
+    return pixel_mask

@@ -18,6 +18,7 @@ from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network.fusion import extents
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
 
@@ -76,11 +77,11 @@ class TransformersDetector(FrozenDetector):
         """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
         if self.family.takes_mask or bool((pixel_mask == 1).all()):
             return self._run(pixel_values, pixel_mask, targets)
-        sizes = torch.stack([pixel_mask[:, :, 0].sum(1), pixel_mask[:, 0].sum(1)], 1).tolist()
+        sizes = extents(pixel_mask).tolist()
         return join(
             [
                 self._run(image[None, :, :height, :width], mask[None, :height, :width], targets and targets[b : b + 1])
-                for b, (image, mask, (height, width)) in enumerate(zip(pixel_values, pixel_mask, sizes, strict=True))
+                for b, (image, mask, (width, height)) in enumerate(zip(pixel_values, pixel_mask, sizes, strict=True))
             ]
         )
 

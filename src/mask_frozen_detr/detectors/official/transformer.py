@@ -16,6 +16,7 @@ from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.position import inverse_sigmoid, sine_of_boxes
 from mask_frozen_detr.network.deformable import level_sizes
 from mask_frozen_detr.network.deformable_attention import deformable_attention
+from mask_frozen_detr.network.fusion import extents
 
 
 @dataclass
@@ -35,12 +36,11 @@ class Levels:
     def of(cls, masks: Sequence[Tensor]) -> "Levels":
         """From each level's (B, h_l, w_l) mask, True = image."""
         shapes = [(mask.shape[1], mask.shape[2]) for mask in masks]
-        extents = [torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], -1) for mask in masks]
         return cls(
             shapes=shapes,
             valid=torch.cat([mask.flatten(1) for mask in masks], 1),
             sizes=level_sizes(shapes, masks[0].device),
-            valid_sizes=torch.stack(extents, 1).float(),
+            valid_sizes=torch.stack([extents(mask) for mask in masks], 1).float(),
         )
 
     @property
