@@ -25,6 +25,7 @@ from benchmarks.absent import absent_packages, standing_in
 from benchmarks.measure import describe_error, free_memory
 from benchmarks.report import ROOT, describe_run, markdown
 from benchmarks.sizes import SIZES, Sizes
+from mask_frozen_detr.memory import keep_freed_memory
 
 Found = tuple[list[dict[str, Any]], list[str]]  # rows, problems
 Section = Callable[[Sizes, torch.device, str, float], Found]
@@ -181,6 +182,7 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=UserWarning, module="supervision")
     options = parse()
+    keep_freed_memory()  # as the command line does
     with standing_in(absent_packages()):
         report = measure(options)
     print(markdown(report))

@@ -20,6 +20,7 @@ from mask_frozen_detr.network.deformable_attention import (
     deformable_attention,
     deformable_attention_reference,
     kernels_run,
+    sampling_locations,
 )
 from mask_frozen_detr.network.deformable_attention_bags import deformable_attention_bags
 
@@ -50,7 +51,7 @@ class Case:
         own = reference_points(self.shapes, None, device).repeat(1, -(-self.queries // tokens), 1, 1)
         offsets = torch.randn(self.maps, self.queries, HEADS, levels, POINTS, 2, generator=generator, device=device)
         cells = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32, device=device)
-        locations = own[:, : self.queries, None, :, None] + SPREAD * offsets / cells[:, None]
+        locations = sampling_locations(own[:, : self.queries], SPREAD * offsets, cells)
         weights = torch.randn(self.maps, self.queries, HEADS, levels * POINTS, generator=generator, device=device)
         weights = weights.softmax(-1).unflatten(-1, (levels, POINTS))
         return [value.to(self.dtype), locations, weights.to(self.dtype)]
@@ -61,7 +62,7 @@ def image_shapes(sizes: Sizes) -> Shapes:
 
 
 def variants(device: torch.device) -> dict[str, Attend]:
-    """What runs here: the reference; the kernels where they do, the bags where they are for."""
+    """What runs here: the reference; the kernels or the bags where they do."""
     found: dict[str, Attend] = {"reference": deformable_attention_reference}
     if device.type == "cpu":
         found["bags"] = deformable_attention_bags

@@ -23,13 +23,26 @@ class ByteCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        inputs, outputs = _dense_tensors((args, kwargs)), _dense_tensors(result)
         read = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         view = bool(inputs) and all(tensor.untyped_storage().data_ptr() in read for tensor in outputs)
         if func._schema.is_mutable or not view:
             self.bytes += sum(tensor.nbytes for tensor in inputs + outputs)
         return result
+
+
+def _dense_tensors(tree: Any) -> list[Tensor]:
+    """Tensors in `tree`, sparse ones as the dense ones that they consist of."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [
+        part
+        for tensor in tensors
+        for part in (
+            [tensor]
+            if tensor.layout == torch.strided
+            else [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        )
+    ]
 
 
 def rates(sizes: Sizes, device: torch.device, precision: str, until: float) -> dict[str, float]:

@@ -11,8 +11,9 @@ from mask_frozen_detr.network.deformable_attention import (
     cell_centres,
     deformable_attention,
     deformable_attention_reference,
+    sampling_locations,
 )
-from mask_frozen_detr.network.deformable_attention_bags import LARGE, deformable_attention_bags
+from mask_frozen_detr.network.deformable_attention_bags import deformable_attention_bags
 
 SHAPES = [(5, 7), (3, 4), (2, 2)]
 WAYS = pytest.mark.parametrize("attend", [deformable_attention_reference, deformable_attention_bags])
@@ -91,8 +92,11 @@ def test_gradients(attend):
 @WAYS
 @pytest.mark.parametrize(("B", "N"), [(0, 3), (2, 0)])
 def test_nothing_to_attend(B, N, attend):
-    value, locations, weights = draw(SHAPES, B=B, N=N)
-    assert attend(value, SHAPES, locations, weights).shape == (B, N, 6)
+    inputs = [tensor.requires_grad_() for tensor in draw(SHAPES, B=B, N=N)]
+    attended = attend(inputs[0], SHAPES, *inputs[1:])
+    assert attended.shape == (B, N, 6)
+    for tensor, gradient in zip(inputs, torch.autograd.grad(attended.sum(), inputs), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(tensor))
 
 
 def test_bags_read_what_the_reference_reads_also_far_outside():
@@ -122,7 +126,7 @@ def test_bags_sum_half_precision_in_float32():
     torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_large_maps_on_a_cpu_are_bags(monkeypatch):
+def test_on_a_cpu_it_is_bags(monkeypatch):
     asked = []
 
     def note(*inputs):
@@ -130,17 +134,34 @@ def test_large_maps_on_a_cpu_are_bags(monkeypatch):
         return deformable_attention_bags(*inputs)
 
     monkeypatch.setattr(attention, "deformable_attention_bags", note)
-
-    def attend(side, width):
-        value, locations, weights = (tensor.float() for tensor in draw([(side, side)], D=width))
-        deformable_attention(value, [(side, side)], locations, weights)
-        return bool(asked) and bool(asked.pop())
-
-    side = math.isqrt(LARGE // 4 // 32)
-    assert attend(side, 32)
-    assert not attend(side, 16)
+    value, locations, weights = draw(SHAPES)
+    deformable_attention(value, SHAPES, locations, weights)
+    assert asked.pop() == "bags"
     with attention_choice("reference"):
-        assert not attend(side, 32)
+        deformable_attention(value, SHAPES, locations, weights)
+    torch.compile(deformable_attention, backend="eager", fullgraph=True)(value, SHAPES, locations, weights)
+    assert not asked
+
+
+def test_bags_of_what_is_no_number_are_none_either():
+    value, locations, weights = draw(SHAPES)
+    locations[0, 1, 0, 2, 3, 0] = math.nan
+    read = deformable_attention_bags(value, SHAPES, locations.requires_grad_(), weights)
+    read.sum().backward()
+    assert read[0, 1, :3].isnan().all()
+    assert read[0, 1, 3:].isfinite().all()
+    assert read[1].isfinite().all()
+    assert read[0, [0, 2]].isfinite().all()
+
+
+def test_locations_are_offsets_in_cells_from_the_references():
+    references = torch.tensor([[[[0.5, 0.25], [0.5, 0.5]]]])  # one query, two levels
+    offsets = torch.zeros(1, 1, 2, 2, 3, 2)
+    offsets[0, 0, 1, 0, 2] = torch.tensor([7.0, -1.0])
+    found = sampling_locations(references, offsets, torch.tensor([[14.0, 4.0], [7.0, 2.0]]))
+    expected = references[:, :, None, :, None].repeat(1, 1, 2, 1, 3, 1)
+    expected[0, 0, 1, 0, 2] = torch.tensor([1.0, 0.0])
+    assert torch.equal(found, expected)
 
 
 def test_centres_run_row_by_row():

@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.memory import keep_freed_memory
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.reproduce_plan import ReproduceConfig
 from mask_frozen_detr.training import TrainConfig
@@ -369,6 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except SystemExit as stop:  # after --help, or what cannot be parsed
         return int(stop.code or 0)
+    keep_freed_memory()
     try:
         command.run()
     except UserError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.devices import send
-from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention
+from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention, sampling_locations
 
 
 class DeformableAttention(nn.Module):
@@ -64,8 +64,7 @@ class DeformableAttention(nn.Module):
             value = value.masked_fill(~valid[..., None], 0.0)
         offsets = self.offsets(query).view(B, N, self.heads, self.levels, self.points, 2)
         weights = self.weights(query).view(B, N, self.heads, self.levels * self.points).softmax(-1)
-        sizes = level_sizes(shapes, tokens.device).to(offsets.dtype)
-        locations = references[:, :count, None, :, None, :] + offsets / sizes[:, None, :]
+        locations = sampling_locations(references[:, :count], offsets, level_sizes(shapes, tokens.device))
         attended = deformable_attention(
             value.unflatten(2, (self.heads, -1)),
             shapes,

@@ -1,11 +1,13 @@
 """Deformable attention for CPUs, as `embedding_bag`: an output is a weighted sum of rows of the table of values.
 
 A sample is four rows, the corners of its cell, so L · P samples are one bag of 4 · L · P rows. `grid_sample` reads
-the channels of a cell from as many places in memory; a row lies in one. What it wins depends on the size of the maps:
-`pays` says where.
+the channels of a cell from as many places in memory; a row lies in one. Each map gets a border of zeros, so that
+nothing has to be known about what lies outside. Numbers of the L · P samples of a query and head lie side by side:
+loops over fewer are several times slower.
 Letters: B maps, S = Σ h_l·w_l value tokens, N queries, H heads, D head width, L levels, P points.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,26 +16,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-LARGE = 1 << 19  # bytes of one head's maps: from about there a core's own cache holds them no more
-
-
-def pays(value: Tensor) -> bool:
-    """Whether bags are faster than `grid_sample` on (B, S, H, D) values."""
-    return value.device.type == "cpu" and 4 * value.shape[1] * value.shape[3] >= LARGE
+BORDER = 2  # cells: a sample at the border's far edge reads and learns nothing, as any further out
 
 
 def deformable_attention_bags(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """As `deformable_attention`."""
-    B, S, H, D = value.shape
-    N, samples = locations.shape[1], 4 * len(shapes) * locations.shape[4]
+    B, _, H, D = value.shape
+    N, samples = locations.shape[1], locations.shape[3] * locations.shape[4]
     precision = torch.promote_types(value.dtype, torch.float32)
-    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=precision)
-    rows, shares = Corners.apply(locations.to(precision), weights.to(precision), sizes, S)
-    table = value.to(precision).reshape(B * S * H, D)
-    rows, shares = rows.view(B * N * H, samples), shares.view(B * N * H, samples)
-    return Bags.apply(table, rows, shares).view(B, N, H * D).to(value.dtype)
+    table = bordered(value.to(precision).flatten(2), shapes)  # (B, T, H·D)
+    locations, weights = locations.to(precision), weights.to(precision)
+    rows, shares = Corners.apply(locations, weights, shapes, table.shape[1])
+    rows, shares = rows.view(B * N * H, 4 * samples), shares.view(B * N * H, 4 * samples)
+    return Bags.apply(table.view(B * table.shape[1] * H, D), rows, shares).view(B, N, H * D).to(value.dtype)
+
+
+def bordered(tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, S, C) of levels joined → (B, T, C), each level with a border of zeros."""
+    levels = tokens.split([h * w for h, w in shapes], 1)
+    around = (0, 0, *4 * (BORDER,))
+    return torch.cat(
+        [F.pad(level.unflatten(1, shape), around).flatten(1, 2) for level, shape in zip(levels, shapes, strict=True)], 1
+    )
 
 
 class Bags(Function):
@@ -55,57 +61,75 @@ class Bags(Function):
             order = rows.flatten().argsort()
             counts = rows.flatten().bincount(minlength=len(table))
             starts = counts.cumsum(0) - counts
-            parts = shares.flatten()[order]
+            parts = shares.flatten().index_select(0, order)
             of_table = F.embedding_bag(
                 order // rows.shape[1], gradients[0], starts, per_sample_weights=parts, mode="sum"
             )
         if ctx.needs_input_grad[2]:
-            with torch.enable_grad():
-                shares = shares.detach().requires_grad_()
-                bags = F.embedding_bag(rows, table.detach(), per_sample_weights=shares, mode="sum")
-                (of_shares,) = torch.autograd.grad(bags, shares, gradients[0])
+            of_shares = products(gradients[0], table, rows)
         return of_table, None, of_shares
+
+
+def products(left: Tensor, right: Tensor, rows: Tensor) -> Tensor:
+    """left (M, D), right (T, D), rows (M, R) of `right` → (M, R): what a row of `left` times its rows of `right` is."""
+    starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)  # of what it is, a beta feature of torch
+        wanted = torch.sparse_csr_tensor(
+            starts, rows.flatten(), left.new_zeros(rows.numel()), (len(left), len(right)), check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(wanted, left.contiguous(), right.t(), beta=0).values().view(rows.shape)
 
 
 class Corners(Function):
     """Where samples read, and how much of each.
 
-    locations (B, N, H, L, P, 2), weights (B, N, H, L, P), sizes (L, 2) as w, h, and S → rows of the table
-    (B, N, H, L, P, 4) and the share that each has (B, N, H, L, P, 4), zero outside the map. Corners: left and right
-    of the upper row, then of the lower one. By hand, since autograd would keep a dozen tensors of that size.
+    locations (B, N, H, L, P, 2), weights (B, N, H, L, P), (h, w) of each level, T rows of a bordered image → rows of
+    the table (B·N·H, 4, L·P) and the share that each has (B·N·H, 4, L·P). Corners: left and right of the upper row,
+    then of the lower one. By hand, since autograd would keep a dozen tensors of that size.
     """
 
     @staticmethod
-    def forward(ctx: Any, locations: Tensor, weights: Tensor, sizes: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        B, _, H, L = locations.shape[:4]
-        widths, most = sizes[:, 0].long(), sizes[:, None] - 1  # (L,), (L, 1, 2)
-        places = torch.addcmul(sizes.new_tensor(-0.5), locations, sizes[:, None])
-        low = places.floor()
-        further = places.sub_(low)  # of the way to the next cell
-        low.clamp_(min=-2).clamp_(max=most + 1)  # all that lies outside is one and the same
-        here, there = ((low >= 0) & (low <= most)).to(low), ((low >= -1) & (low < most)).to(low)
-        slopes = torch.stack([-here, there], -1)  # (B, N, H, L, P, axis, corner)
-        parts = torch.stack([(1 - further) * here, further * there], -1)
-        shares = parts[..., 1, :, None] * parts[..., 0, None, :]  # (B, N, H, L, P, row, column)
-        ctx.save_for_backward(parts, slopes, weights, sizes)
+    def forward(
+        ctx: Any, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]], rows_an_image: int
+    ) -> tuple[Tensor, Tensor]:
+        B, N, H, L, P = weights.shape
+        each = P if L > 1 else 1  # of one level one number does for all
+        heights, widths = locations.new_tensor(shapes).repeat_interleave(each, 0).unbind(1)  # (L·P,) or (1,)
+        x, y = locations.reshape(B * N * H, L * P, 2).unbind(-1)
+        weights = weights.reshape(B * N * H, L * P)
+        half, edge = x.new_tensor(-0.5), x.new_tensor(float(-BORDER))
+        x = torch.addcmul(half, x, widths).clamp_(min=edge, max=widths)
+        y = torch.addcmul(half, y, heights).clamp_(min=edge, max=heights)
+        left, upper = x.floor(), y.floor()
+        x.sub_(left)  # of the way to the next cell
+        y.sub_(upper)
+        lower = y * weights
+        columns, lines = torch.stack([1 - x, x], 1), torch.stack([weights - lower, lower], 1)  # (B·N·H, 2, L·P)
+        shares = (lines[:, :, None] * columns[:, None]).flatten(1, 2)
+        ctx.save_for_backward(x, y, weights, widths, heights)
+        ctx.shape = locations.shape
 
-        kind = torch.int32 if B * tokens * H < 2**31 - 2**24 else torch.int64
-        starts = torch.cat([widths.new_zeros(1), (sizes[:, 0] * sizes[:, 1]).long().cumsum(0)[:-1]])
-        first = torch.arange(B)[:, None, None] * tokens + starts[:, None]  # (B, L, 1)
-        first = first[:, None] * H + torch.arange(H)[:, None, None]  # (B, H, L, 1)
-        column, line = low.to(kind).unbind(-1)
-        rows = (column + line * widths.to(kind)[:, None]).mul_(H).add_(first.to(kind)[:, None])
-        steps = torch.stack([torch.zeros(L), torch.ones(L), sizes[:, 0], sizes[:, 0] + 1], -1).to(kind) * H  # (L, 4)
-        rows = (rows[..., None] + steps[:, None]).clamp_(0, B * tokens * H - 1)  # those outside have no share anyway
+        kind = torch.int32 if B * rows_an_image * H < 2**31 - 2**24 else torch.int64
+        pitch = widths.to(kind) + 2 * BORDER
+        sizes = [(h + 2 * BORDER) * (w + 2 * BORDER) for h, w in shapes]
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).to(kind).repeat_interleave(each) + BORDER * (pitch + 1)
+        first = torch.arange(B)[:, None, None] * (rows_an_image * H) + torch.arange(H)  # (B, 1, H)
+        cells = upper.to(kind).mul_(pitch).add_(left.to(kind)).add_(starts).mul_(H)
+        cells.view(B, N, H, L * P).add_(first.to(kind)[..., None])
+        steps = H * torch.stack([torch.zeros_like(pitch), torch.ones_like(pitch), pitch, pitch + 1])  # (4, L·P)
+        # What is not a number may be anywhere, but within the table: what it reads is no number either.
+        cells.clamp_(min=torch.zeros_like(pitch), max=B * rows_an_image * H - 1 - steps[3])
+        rows = cells[:, None] + steps
         ctx.mark_non_differentiable(rows)
-        return rows, shares.mul_(weights[..., None, None]).flatten(-2)
+        return rows, shares
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
-        parts, slopes, weights, sizes = ctx.saved_tensors
-        of_shares = gradients[1].unflatten(-1, (2, 2))
-        across = (of_shares * parts[..., 0, None, :]).sum(-1)  # a row each
-        down = (of_shares * parts[..., 1, :, None]).sum(-2)  # a column each
-        of_weights = (across * parts[..., 1, :]).sum(-1)
-        of_places = torch.stack([(down * slopes[..., 0, :]).sum(-1), (across * slopes[..., 1, :]).sum(-1)], -1)
-        return of_places * weights[..., None] * sizes[:, None], of_weights, None, None
+        x, y, weights, widths, heights = ctx.saved_tensors
+        upper_left, upper_right, lower_left, lower_right = gradients[1].unbind(1)
+        upper, lower = upper_left.lerp(upper_right, x), lower_left.lerp(lower_right, x)
+        of_x = (upper_right - upper_left).lerp(lower_right - lower_left, y).mul_(weights).mul_(widths)
+        of_y = (lower - upper).mul_(weights).mul_(heights)
+        of_locations, of_weights = torch.stack([of_x, of_y], -1), upper.lerp(lower, y)
+        return of_locations.view(ctx.shape), of_weights.view(ctx.shape[:-1]), None, None

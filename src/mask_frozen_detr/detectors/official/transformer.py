@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.position import inverse_sigmoid, sine_of_boxes
 from mask_frozen_detr.network.deformable import level_sizes
-from mask_frozen_detr.network.deformable_attention import deformable_attention
+from mask_frozen_detr.network.deformable_attention import deformable_attention, sampling_locations
 from mask_frozen_detr.network.fusion import extents
 
 
@@ -78,11 +78,11 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(memory).masked_fill(~levels.valid[..., None], 0.0)
         offsets = self.sampling_offsets(queries).unflatten(-1, (*self.places, 2))  # (B, N, H, L, P, 2)
         weights = self.attention_weights(queries).unflatten(-1, (heads, num_levels * points)).softmax(-1)
-        centres = references[:, :, None, :, None, :2]
         if references.shape[-1] == 2:
-            locations = centres + offsets / levels.sizes[:, None]
+            locations = sampling_locations(references, offsets, levels.sizes)
         else:
-            locations = centres + offsets / points * references[:, :, None, :, None, 2:] * 0.5
+            centres, extents = references[:, :, None, :, None].split(2, -1)
+            locations = centres + offsets / points * extents * 0.5
         # Half-precision locations would be off by a good part of a pixel.
         attended = deformable_attention(
             value.unflatten(-1, (heads, -1)),
