@@ -106,6 +106,32 @@ def test_predict(run, scenes, tmp_path, capfd):
     assert (tmp_path / "out" / f"{picture.stem}.png").exists()
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_of_masks(precision, dtype, run, scenes_folder, scenes, tmp_path, monkeypatch):
+    """What was asked for, wherever masks are made; without a word float32, so that boxes are the detector's own."""
+    seen: set[torch.dtype] = set()
+
+    def note(module, _inputs, output):
+        if isinstance(module, torch.nn.Linear):
+            seen.add(output.dtype)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    asked = [] if precision == "fp32" else ["--precision", precision]
+    with torch.nn.modules.module.register_module_forward_hook(note):
+        assert main(["evaluate", str(run), str(scenes_folder), *asked]) == 0
+        assert seen == {dtype}
+        seen.clear()
+        picture = str(scenes[1].images[0].path)
+        assert main(["predict", str(run), picture, "--output", str(tmp_path / "out"), *asked]) == 0
+        assert seen == {dtype}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="works on a GPU")
+def test_fp16_without_a_gpu(run, scenes_folder, capfd):
+    assert main(["evaluate", str(run), str(scenes_folder), "--precision", "fp16"]) == 2
+    assert "precision: found 'fp16', which needs a GPU; expected 'fp32' or 'bf16'" in capfd.readouterr().err
+
+
 def test_a_moved_detector_is_named(run, squashing_folder, scenes_folder, tmp_path):
     moved = tmp_path / "moved"
     moved.symlink_to(squashing_folder)

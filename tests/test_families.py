@@ -33,6 +33,7 @@ from mask_frozen_detr.detectors import (
 )
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.transformers_attention import THEIRS, SharedDeformableAttention, share_attention
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.inference import top_detections
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -92,6 +93,37 @@ def random_network(detector: TransformersDetector, config: MaskNetworkConfig = C
     network = MaskNetwork(config, detector.shapes).eval()
     scatter_parameters(network)
     return network
+
+
+# --- what is put into the model ---
+
+
+@every_model
+def test_deformable_attention_is_this_projects(tiny, folders, detectors):
+    """Wherever a family has a module for it; that boxes stay the model's own is tested below."""
+    theirs = tiny.family.load_class().from_pretrained(folders(tiny)).eval()
+    named = [name for name, module in theirs.named_modules() if type(module).__name__ == THEIRS]
+    ours = detectors(tiny).model
+    assert all(isinstance(ours.get_submodule(name), SharedDeformableAttention) for name in named)
+    assert hash_weights(ours) == hash_weights(theirs)
+
+
+def test_families_with_an_attention_to_share(detectors):
+    """Those whose encoder is made of it gain most: were its name another one day, nothing would be shared."""
+    for tiny in TINY_MODELS:
+        if tiny.name in ("deformable_detr", "grounding-dino", "rt_detr"):
+            modules = list(detectors(tiny).model.modules())
+            assert sum(isinstance(module, SharedDeformableAttention) for module in modules) >= 2
+
+
+def test_attention_of_another_kind_stays_as_it_is():
+    class MultiScaleDeformableAttention(nn.Module):
+        def forward(self, value, locations):
+            return value
+
+    model = nn.Sequential(MultiScaleDeformableAttention())
+    assert share_attention(model) == 0
+    assert not isinstance(model[0], SharedDeformableAttention)
 
 
 # --- what is read off the model ---

@@ -23,7 +23,7 @@ from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_
 
 STEPS = 7
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
-TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3"
+TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
     "plain": "--workers 0",
     "ema, accumulation, odd log": "--workers 0 --ema 0.9 --batch 4 --accumulate 2 --log-every 2",

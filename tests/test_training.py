@@ -25,10 +25,10 @@ from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.matching import Matcher
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig, training_free
-from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, load_checkpoint
+from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE, load_checkpoint
 from mask_frozen_detr.training import TrainConfig, frozen_fingerprint, step_losses, train
 
-CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3)
+CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
 
 
 def build(detector, network: MaskNetworkConfig, seed: int = 0) -> MaskFrozenDetr:
@@ -264,16 +264,21 @@ def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, 
     assert [line["lr"] for line in metrics(tmp_path)] == pytest.approx(seen)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the default is another on a GPU")
-@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
-def test_precision(precision, dtype, squashing, scenes, tiny_network, tmp_path):
-    """fp32 by default on a CPU, bf16 on request; weights, and what is saved, are fp32 in any case."""
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks the processor, not the GPU")
+@pytest.mark.parametrize(
+    ("asked", "capable", "used"),
+    [("auto", False, "fp32"), ("auto", True, "bf16"), ("fp32", True, "fp32"), ("bf16", False, "bf16")],
+)
+def test_precision(asked, capable, used, squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    """By default what the processor is fast in; weights, and what is saved, are fp32 in any case."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
     model = build(squashing, tiny_network)
     seen: set[torch.dtype] = set()
     layer = next(module for module in model.network.modules() if isinstance(module, torch.nn.Linear))
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    train(model, scenes[0], None, tmp_path, replace(CONFIG, precision=precision, ema=0.5), quiet=True)
-    assert seen == {dtype}
+    train(model, scenes[0], None, tmp_path, replace(CONFIG, precision=asked, ema=0.5), quiet=True)
+    assert seen == {torch.bfloat16 if used == "bf16" else torch.float32}
+    assert json.loads((tmp_path / TRAINING_FILE).read_text())["precision"] == used
     assert {value.dtype for value in load_file(tmp_path / WEIGHTS_FILE).values()} == {torch.float32}
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
 

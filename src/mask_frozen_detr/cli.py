@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.memory import keep_freed_memory
 from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.precision import Precision, autocast
 from mask_frozen_detr.reproduce_plan import ReproduceConfig
 from mask_frozen_detr.training import TrainConfig
 
@@ -105,6 +106,7 @@ class Evaluate:
     json: Path | None = None  # write all figures here
     results_file: Path | None = None  # write a COCO results file here, for the test server
     device: str | None = None
+    precision: Precision = "fp32"  # auto: bf16 where that is fast; boxes then move by its rounding
 
     def __post_init__(self) -> None:
         _check_at_least(1, batch=self.batch, max_detections=self.max_detections)
@@ -123,16 +125,17 @@ class Evaluate:
         model = _load(self.model, self.detector, self.device, self.roi_align, self.stem)
         first = processes().is_main_process
         bar = Progress("evaluating", len(data.images), quiet=not first)
-        evaluation = evaluate(
-            model,
-            data,
-            self.batch,
-            self.workers,
-            self.max_detections,
-            self.score_threshold,
-            self.results_file,
-            lambda done, _total: bar.update(done),
-        )
+        with autocast(self.precision, model.device):
+            evaluation = evaluate(
+                model,
+                data,
+                self.batch,
+                self.workers,
+                self.max_detections,
+                self.score_threshold,
+                self.results_file,
+                lambda done, _total: bar.update(done),
+            )
         bar.close()
         if not first:
             return
@@ -157,6 +160,7 @@ class Predict:
     probability_maps: bool = False  # write the pictures of the paper's Figures 4 and 8 as well
     overlays: bool = True
     device: str | None = None
+    precision: Precision = "fp32"  # auto: bf16 where that is fast; boxes then move by its rounding
 
     def __post_init__(self) -> None:
         _check_at_least(1, max_detections=self.max_detections)
@@ -167,15 +171,16 @@ class Predict:
         from mask_frozen_detr.processes import processes
 
         model = _load(self.model, self.detector, self.device)
-        report = predict_files(
-            model,
-            self.images,
-            self.output,
-            self.score_threshold,
-            self.max_detections,
-            self.probability_maps,
-            self.overlays,
-        )
+        with autocast(self.precision, model.device):
+            report = predict_files(
+                model,
+                self.images,
+                self.output,
+                self.score_threshold,
+                self.max_detections,
+                self.probability_maps,
+                self.overlays,
+            )
         if processes().is_main_process:
             print(report)
 

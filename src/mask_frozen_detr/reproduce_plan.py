@@ -18,6 +18,7 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.network.stem import stem_source
 from mask_frozen_detr.paper import PAPER, PaperRow, paper_rows
+from mask_frozen_detr.precision import Precision
 from mask_frozen_detr.recipes import Recipe, recipes
 from mask_frozen_detr.training import TrainConfig
 
@@ -42,7 +43,7 @@ class ReproduceConfig:
     warmup: int = 30  # iterations, at most a quarter of the run
     ema: float = 0.98  # decay of the running mean of the weights, which is evaluated; 0 = none
     batch: int = 2  # images a step
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out of training
     roi_size: int | None = None  # another RoIAlign size in all rows: 16 trains faster on a CPU
     workers: int = -1  # loader processes; -1: by the machine

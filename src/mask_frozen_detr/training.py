@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +42,7 @@ from mask_frozen_detr.model import (
 )
 from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.precision import Precision, resolve_precision
 from mask_frozen_detr.processes import processes
 from mask_frozen_detr.progress import Progress
 from mask_frozen_detr.run_folder import (
@@ -80,7 +81,7 @@ class TrainConfig:
     min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out; 0 takes them all
     ema: float = 0.0  # decay of a running mean of the weights, which is then saved and evaluated; 0 = none
     finetune: FineTune = "none"  # what of the detector learns, too: partial is all but the backbone (Table 11)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it, fp32 on a CPU
+    precision: Precision = "auto"  # auto: bf16 on a GPU or CPU that computes in it, else fp32
     seed: int = 0
     workers: int = -1  # loader processes; -1: by the machine
     max_detections: int = 100  # boxes an image that get masks in evaluation: 300 for DINO with FocalNet-L in the paper
@@ -146,7 +147,8 @@ def train(
     anything is written, and on a loss that is not finite.
     """
     check_start(output, resume, overwrite)
-    accelerator = _accelerator(config)
+    accelerator, precision = _accelerator(config)
+    config = replace(config, precision=precision)
     world, rank = accelerator.num_processes, accelerator.process_index
     if config.batch % (world * config.accumulate):
         raise UserError(
@@ -473,21 +475,17 @@ def _evaluate(
     return evaluation
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    processes()  # meets the others first: an Accelerator alone would not, of CPU processes that torchrun started
+def _accelerator(config: TrainConfig) -> tuple[Accelerator, Precision]:
+    """The accelerator, and the precision that it trains in."""
+    precision = resolve_precision(config.precision, processes().device)  # meets the others first
     AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
     # Which heads of a detector take part in its losses is its own affair.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.finetune != "none")
     try:
-        accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[kwargs])
+        mixed = "no" if precision == "fp32" else precision
+        return Accelerator(mixed_precision=mixed, kwargs_handlers=[kwargs]), precision
     except ValueError as error:
         raise UserError(f"precision: found {precision!r}, which does not work here: {error}") from error
-    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 without a word
-        raise UserError("precision: found 'fp16', which needs a GPU; expected 'fp32' or 'bf16' on a CPU")
-    return accelerator
 
 
 def _workers(device: torch.device) -> int:

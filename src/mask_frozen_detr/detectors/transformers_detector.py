@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FineTune, FrozenDetector, Labels
 from mask_frozen_detr.detectors.family import Family, Maps
 from mask_frozen_detr.detectors.prompt import Prompt
+from mask_frozen_detr.detectors.transformers_attention import share_attention
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
@@ -24,7 +25,7 @@ DEFAULT_ENCODER_LAYER = 4  # Table 15
 
 
 class TransformersDetector(FrozenDetector):
-    """A detector of transformers, with hooks where its outputs do not hand out the maps.
+    """A detector of transformers, with hooks where its outputs do not hand out the maps, and a faster attention.
 
     encoder_layer: counted from 1, the encoder layer whose maps are taken, where there are several; the last one of
     an encoder that has fewer.
@@ -40,6 +41,7 @@ class TransformersDetector(FrozenDetector):
         prompt: Prompt | None = None,
     ):
         super().__init__(model, info)
+        share_attention(model)
         self.family, self.prompt = family, prompt
         self._taken: dict[str, Any] = {}
         self._levels = 0
