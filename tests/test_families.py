@@ -101,7 +101,8 @@ def random_network(detector: TransformersDetector, config: MaskNetworkConfig = C
 @every_model
 def test_deformable_attention_is_this_projects(tiny, folders, detectors):
     """Wherever a family has a module for it; that boxes stay the model's own is tested below."""
-    theirs = tiny.family.load_class().from_pretrained(folders(tiny)).eval()
+    folder = folders(tiny)
+    theirs = tiny.family.load_class().from_pretrained(folder).eval()
     named = [name for name, module in theirs.named_modules() if type(module).__name__ == THEIRS]
     ours = detectors(tiny).model
     assert all(isinstance(ours.get_submodule(name), SharedDeformableAttention) for name in named)
@@ -154,7 +155,7 @@ def test_boxes_scores_and_labels_are_the_models_own(tiny, folders, detectors):
     ours, theirs = np.argsort(-found.class_scores), np.argsort(-expected["scores"])
     assert len(found) == len(expected["scores"]) >= 10
     assert len(set(found.class_scores.tolist())) > 5
-    np.testing.assert_allclose(found.class_scores[ours], expected["scores"][theirs], atol=1e-5)
+    np.testing.assert_allclose(found.class_scores[ours], expected["scores"][theirs], atol=1e-4)
     np.testing.assert_allclose(found.boxes[ours], expected["boxes"][theirs], atol=1e-2)
     assert [found.names[k] for k in ours] == [expected["names"][k] for k in theirs]
 
@@ -378,7 +379,7 @@ def test_the_encoder_layer_is_the_one_that_was_asked_for(model_type, layer, fold
     tiny = TinyModel(model_type, model_type)
     detector = load_detector(folders(tiny), encoder_layer=layer, prompt=PROMPT if tiny.family.prompted else None)
     assert detector.info.identity.encoder_layer == layer
-    pixel_values = torch.randn(1, 3, 64, 128)
+    pixel_values = torch.randn(1, 3, 64, 128).contiguous(memory_format=torch.channels_last)  # as the detector has it
     found = detector(pixel_values, torch.ones(1, 64, 128))
     text = {} if detector.prompt is None else detector.prompt.inputs(1)
     with torch.no_grad():

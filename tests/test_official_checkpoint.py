@@ -33,7 +33,7 @@ def test_a_file_gives_the_model_it_came_from(config, tmp_path):
     model = random_model(config)
     detector = load_official(write_checkpoint(model, tmp_path / "file.pth"))
     pixel_values, pixel_mask = padded_batch()
-    expected = model(pixel_values, pixel_mask)
+    expected = model(pixel_values.contiguous(memory_format=torch.channels_last), pixel_mask)  # as the detector has it
     found = detector(pixel_values, pixel_mask)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.boxes, expected.boxes)

@@ -295,7 +295,13 @@ def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, t
     saved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
     model = MaskFrozenDetr.build(squashing, tiny_network)
     config = training.TrainConfig(
-        iterations=STEPS, checkpoint_every=3, log_every=1, min_box_iou=0, lr=saved["lr"], workers=0
+        iterations=STEPS,
+        checkpoint_every=3,
+        log_every=1,
+        min_box_iou=0,
+        lr=saved["lr"],
+        precision=saved["precision"],
+        workers=0,
     )
     found = training.train(model, *scenes, undisturbed("plain"), config, resume=True, quiet=True)
     assert found is not None

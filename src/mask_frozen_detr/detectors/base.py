@@ -141,8 +141,12 @@ class FrozenDetector(nn.Module, ABC):
         The mask best lies on the host: to look at it there, a GPU need not be waited for.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
+        images = pixel_values
+        if images.device.type == "cpu" and self.finetuned == "none":
+            # The maps follow in it, and convolutions are faster; backward, torch may destroy memory (docs/performance).
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
-            return replace(self.detect(pixel_values, pixel_mask, targets), pixels=pixel_values)
+            return replace(self.detect(images, pixel_mask, targets), pixels=pixel_values)
 
     def unfreeze(self, part: FineTune) -> list[nn.Parameter]:
         """Let `part` learn, "partial" all but the backbone or "full" (Table 11), and return its parameters.

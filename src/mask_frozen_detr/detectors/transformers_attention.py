@@ -41,5 +41,5 @@ def share_attention(model: nn.Module) -> int:
         and list(inspect.signature(type(module).forward).parameters) == expected
     ]
     for name in found:
-        model.set_submodule(name, SharedDeformableAttention())
+        model.set_submodule(name, SharedDeformableAttention().train(model.training))
     return len(found)
