@@ -26,6 +26,7 @@ from benchmarks.measure import describe_error, free_memory
 from benchmarks.report import ROOT, describe_run, markdown
 from benchmarks.sizes import SIZES, Sizes
 from mask_frozen_detr.memory import keep_freed_memory
+from mask_frozen_detr.precision import resolve_precision
 
 Found = tuple[list[dict[str, Any]], list[str]]  # rows, problems
 Section = Callable[[Sizes, torch.device, str, float], Found]
@@ -109,8 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     sizes = replace(SIZES[size], peers=options.peers)
     if options.batches:
         sizes = replace(sizes, batches=tuple(options.batches))
-    bf16 = gpu and torch.cuda.is_bf16_supported()
-    precision = options.precision or ("bf16" if bf16 else "fp32")
+    precision = options.precision or resolve_precision("auto", device)
     absent = absent_packages()
     if absent:
         notes.append(f"Not installed: {', '.join(absent)}. What needs them is left out.")

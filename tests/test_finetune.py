@@ -92,9 +92,8 @@ def test_the_loss_is_the_models_own_beside_the_masks(folder, scenes, tiny_networ
     assert "detection" not in frozen
     detector.unfreeze("full")
     found = step_losses(model, matcher, batch, LossConfig(sampled_points=False), None)
-    assert found["bce"].item() == pytest.approx(
-        frozen["bce"].item(), rel=1e-4
-    )  # a frozen one computes in another memory format
+    # A frozen one computes in another memory format.
+    assert found["bce"].item() == pytest.approx(frozen["bce"].item(), rel=1e-4)
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in batch.targets]
     inputs = {"pixel_mask": batch.pixel_mask} if "padding" in str(folder) else {}
     expected = detector.model(pixel_values=batch.pixel_values, labels=labels, **inputs).loss
