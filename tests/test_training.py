@@ -21,6 +21,7 @@ from mask_frozen_detr.data.coco import CocoData, Skipped, load_split
 from mask_frozen_detr.data.dataset import SampleOrder, TrainingData, collate, no_targets
 from mask_frozen_detr.data.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.evaluation import evaluate
 from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.matching import Matcher
 from mask_frozen_detr.model import WEIGHTS_FILE
@@ -281,6 +282,17 @@ def test_precision(asked, capable, used, squashing, scenes, tiny_network, tmp_pa
     assert json.loads((tmp_path / TRAINING_FILE).read_text())["precision"] == used
     assert {value.dtype for value in load_file(tmp_path / WEIGHTS_FILE).values()} == {torch.float32}
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
+
+
+def test_a_run_in_bf16_is_evaluated_as_evaluate_does_it(scenes, tiny_network, tmp_path):
+    """In float32: the boxes' AP is the detector's own."""
+    detector = load_detector(SCENE_DETECTOR)
+    found = train(build(detector, tiny_network), *scenes, tmp_path, replace(CONFIG, precision="bf16"), quiet=True)
+    again = evaluate(MaskFrozenDetr.from_pretrained(tmp_path, detector), scenes[1])
+    assert found is not None
+    assert found.box["AP"] > 30
+    for ours, theirs in ((found.box, again.box), (found.mask, again.mask)):
+        np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="works on a GPU")

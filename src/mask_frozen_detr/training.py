@@ -309,9 +309,7 @@ def train(
         if val_data is not None and due and step < steps:
             paused = time.perf_counter()
             with _averaged_weights(learned, averaged):
-                evaluation = _evaluate(
-                    model, val_data, config.max_detections, step, output, writer, accelerator, progress
-                )
+                evaluation = _evaluate(model, val_data, config.max_detections, step, output, writer, progress)
             began += time.perf_counter() - paused  # the clock is the training's
 
         # ---- save
@@ -353,7 +351,7 @@ def train(
         else:
             save_network_weights(model.network, output / WEIGHTS_FILE)
     if val_data is not None:
-        evaluation = _evaluate(model, val_data, config.max_detections, step, output, writer, accelerator, progress)
+        evaluation = _evaluate(model, val_data, config.max_detections, step, output, writer, progress)
     for text in _skipped(problems, len(dataset), train_data):
         progress.print(text)
     if accelerator.is_main_process:
@@ -460,10 +458,9 @@ def _evaluate(
     step: int,
     output: Path,
     writer: SummaryWriter | None,
-    accelerator: Accelerator,
     progress: Progress,
 ) -> Evaluation:
-    with accelerator.autocast(), progress.paused():
+    with progress.paused():  # in float32, whatever training computes in: boxes are the detector's own
         evaluation = evaluate(model, data, max_detections=max_detections)
     if writer is not None:
         for kind, values in (("box", evaluation.box), ("mask", evaluation.mask)):
