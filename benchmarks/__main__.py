@@ -75,6 +75,12 @@ def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) 
     return compiling(sizes, device, precision, until)
 
 
+def shared_attention(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+    from benchmarks.shared_attention import shared_attention
+
+    return shared_attention(sizes, device, precision, until)
+
+
 def loading(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
     from benchmarks.loading import loading
 
@@ -91,8 +97,10 @@ SECTIONS: dict[str, tuple[Section, float]] = {
     "loading": (loading, 0.5),
     "attention-tuning": (attention_tuning, 1.0),
     "compiling": (compiling, 1.0),
+    "shared-attention": (shared_attention, 1.0),
 }
-ON_REQUEST = ("attention-tuning", "compiling")  # for work on the kernels, and on whether to compile the detector
+# For work on the kernels, on whether to compile the detector, and on transformers' detectors.
+ON_REQUEST = ("attention-tuning", "compiling", "shared-attention")
 DEFAULT = tuple(name for name in SECTIONS if name not in ON_REQUEST)
 NEEDS = {"loading": "pycocotools"}
 
@@ -164,7 +172,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=tuple(SECTIONS),
-        help=f"of {', '.join(SECTIONS)}; default: all but the last two",
+        help=f"of {', '.join(SECTIONS)}; default: all but the last three",
         default=DEFAULT,
         metavar="SECTION",
     )

@@ -34,7 +34,7 @@ def run_benchmarks(folder: Path, *options: str):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """What needs no peers, which take longer."""
-    sections = "attention-parity", "attention-speed", "roofline", "loading"
+    sections = "attention-parity", "attention-speed", "roofline", "loading", "shared-attention"
     return run_benchmarks(tmp_path_factory.mktemp("benchmarks"), "--only", *sections)
 
 
@@ -61,6 +61,7 @@ def test_every_section_has_its_figures(run):
         "attention-speed": {"reference ms"},
         "roofline": {"10⁹ operations", "GB, nothing fused", "ms by operations", "ms by bytes", "ms measured"},
         "loading": {"images/s of one core"},
+        "shared-attention": {"ms"},
     }
     assert set(sections) == set(wanted)
     for name, keys in wanted.items():

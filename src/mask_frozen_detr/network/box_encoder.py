@@ -38,7 +38,7 @@ class DeformableBoxLayers(BoxLayers):
     def layer(self, index: int, boxes: Tensor) -> Tensor:
         shapes = [(self.size, self.size)]
         references = reference_points(shapes, None, boxes.device).expand(len(boxes), -1, -1, -1)
-        tokens = boxes.flatten(2).transpose(1, 2)  # (M, r·r, c)
+        tokens = boxes.flatten(2).transpose(1, 2).contiguous()  # (M, r·r, c): once, not for each that reads them
         tokens = self.layers[index](tokens, self.position, references, shapes)
         return tokens.transpose(1, 2).unflatten(2, (self.size, self.size))
 
