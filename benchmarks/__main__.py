@@ -26,62 +26,62 @@ from benchmarks.measure import describe_error, free_memory
 from benchmarks.report import ROOT, describe_run, markdown
 from benchmarks.sizes import SIZES, Sizes
 from mask_frozen_detr.memory import keep_freed_memory
-from mask_frozen_detr.precision import resolve_precision
+from mask_frozen_detr.precision import Precision, resolve_precision
 
 Found = tuple[list[dict[str, Any]], list[str]]  # rows, problems
-Section = Callable[[Sizes, torch.device, str, float], Found]
+Section = Callable[[Sizes, torch.device, Precision, float], Found]
 LEAST_SECONDS = 20.0  # a section that has less is left out
 
 
-def attention_parity(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def attention_parity(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.attention import parity
 
     return parity(sizes, device)
 
 
-def attention_speed(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def attention_speed(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.attention import speed
 
     return speed(sizes, device, until)
 
 
-def attention_tuning(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def attention_tuning(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.attention import tuning
 
     return tuning(sizes, device, until)
 
 
-def training(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def training(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.models import training
 
     return training(sizes, device, precision, until)
 
 
-def inference(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def inference(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.models import inference
 
     return inference(sizes, device, precision, until)
 
 
-def roofline(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def roofline(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.roofline import roofline
 
     return roofline(sizes, device, precision, until)
 
 
-def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def compiling(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.models import compiling
 
     return compiling(sizes, device, precision, until)
 
 
-def shared_attention(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def shared_attention(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.shared_attention import shared_attention
 
     return shared_attention(sizes, device, precision, until)
 
 
-def loading(sizes: Sizes, device: torch.device, precision: str, until: float) -> Found:
+def loading(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> Found:
     from benchmarks.loading import loading
 
     return loading(sizes, until)

@@ -6,7 +6,6 @@ come from a loader; images at inference lie on the device.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from mask_frozen_detr.inference import TopDetections, segment, top_detections
 from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.matching import Matcher, Targets
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.precision import Precision, autocast
 from mask_frozen_detr.training import LOSS_KEYS, TrainConfig, step_losses
 
 OFFICIAL_CLASSES = 91  # COCO's category ids, as the official checkpoints have them
@@ -46,11 +46,6 @@ class Contestant:
     infer: Callable[[], Any]
     trainable: int  # parameters
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """As training runs: bf16 where the device has it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def optimiser(parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
@@ -102,7 +97,7 @@ def build_model(sizes: Sizes, pictures: list[Picture], device: torch.device) -> 
     return MaskFrozenDetr.build(OfficialDetector(detector, info).to(device)).to(device)
 
 
-def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: Precision) -> Contestant:
     """parts: the frozen forward pass in training, the detector alone and masks with their run lengths at inference."""
     model = build_model(sizes, pictures, device)
     parameters = list(model.network.parameters())
@@ -119,23 +114,23 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
 
     def step() -> dict[str, Tensor]:
         model.network.train()
-        with autocast(device, precision):
+        with autocast(precision, device):
             losses = step_losses(model, matcher, batch, LossConfig(), 0)
         update(sum(losses[key] for key in LOSS_KEYS if key in losses) / objects, optimizer, parameters)
         return losses
 
     def detect() -> list[TopDetections]:
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(precision, device):
             found = model.detector(*images)
             return top_detections(found.logits, model.detector.info.score_rule, sizes.boxes)
 
     def forward() -> Detections:
-        with autocast(device, precision):
+        with autocast(precision, device):
             return model.detector(*images)
 
     def infer() -> list:
         model.network.eval()
-        with autocast(device, precision):
+        with autocast(precision, device):
             return segment(model.detector, model.network, *images, [sizes.image] * len(pictures), sizes.boxes)
 
     parts: dict[str, Callable[[], Any]] = {"frozen forward": forward, "detector alone": detect}
@@ -144,7 +139,7 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
     return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad), parts)
 
 
-def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: Precision) -> Contestant:
     """transformers' Mask2Former with its ResNet-50; masks at image size, one by one, as its processor makes them."""
     from transformers import (
         Mask2FormerConfig,
@@ -166,7 +161,7 @@ def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, pre
 
     def step() -> None:
         model.train()
-        with autocast(device, precision):
+        with autocast(precision, device):
             outputs = model(
                 pixel_values.to(device),
                 pixel_mask=pixel_mask,
@@ -178,7 +173,7 @@ def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, pre
     @torch.no_grad()
     def infer() -> list:
         model.eval()
-        with autocast(device, precision):
+        with autocast(precision, device):
             outputs = model(on_device, pixel_mask=pixel_mask)
         outputs.masks_queries_logits = outputs.masks_queries_logits.float()
         return processor.post_process_instance_segmentation(
@@ -188,7 +183,7 @@ def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, pre
     return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad))
 
 
-def mask_rcnn(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: str) -> Contestant:
+def mask_rcnn(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: Precision) -> Contestant:
     """torchvision's Mask R-CNN R50-FPN."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -213,7 +208,7 @@ def mask_rcnn(sizes: Sizes, pictures: list[Picture], device: torch.device, preci
 
     def step() -> None:
         model.train()
-        with autocast(device, precision):
+        with autocast(precision, device):
             losses = model(
                 [picture.image.to(device) for picture in pictures],
                 [{key: value.to(device) for key, value in target.items()} for target in targets],
@@ -223,12 +218,12 @@ def mask_rcnn(sizes: Sizes, pictures: list[Picture], device: torch.device, preci
     @torch.no_grad()
     def infer() -> list:
         model.eval()
-        with autocast(device, precision):
+        with autocast(precision, device):
             return [found["masks"] > 0.5 for found in model(on_device)]
 
     return Contestant(step, infer, sum(p.numel() for p in parameters if p.requires_grad))
 
 
-Builder = Callable[[Sizes, list[Picture], torch.device, str], Contestant]
+Builder = Callable[[Sizes, list[Picture], torch.device, Precision], Contestant]
 OURS, MASK2FORMER, MASK_RCNN = "Mask Frozen-DETR", "Mask2Former (transformers)", "Mask R-CNN (torchvision)"
 CONTESTANTS: dict[str, Builder] = {OURS: ours, MASK2FORMER: mask2former, MASK_RCNN: mask_rcnn}

@@ -11,7 +11,6 @@ from benchmarks.contestants import (
     MASK2FORMER,
     OURS,
     Contestant,
-    autocast,
     build_model,
     normalised,
 )
@@ -31,6 +30,7 @@ from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.base import Detections, FrozenDetector
 from mask_frozen_detr.network.deformable_attention import kernels_run
+from mask_frozen_detr.precision import Precision, autocast
 
 COCO_IMAGES = 118_287  # train2017
 EPOCHS = 6
@@ -42,7 +42,11 @@ Rows = list[dict[str, Any]]
 
 
 def assemble(
-    sizes: Sizes, batch: int, device: torch.device, precision: str, work: Callable[[Contestant], Callable[[], Any]]
+    sizes: Sizes,
+    batch: int,
+    device: torch.device,
+    precision: Precision,
+    work: Callable[[Contestant], Callable[[], Any]],
 ) -> tuple[dict[str, Contestant], dict[str, int | None], list[str]]:
     """Builds all contestants, measuring each one's peak memory at `work` above what was there before it."""
     pictures = draw_pictures(sizes, batch)
@@ -62,7 +66,7 @@ def assemble(
     return built, peaks, failures
 
 
-def training(sizes: Sizes, device: torch.device, precision: str, until: float) -> tuple[Rows, list[str]]:
+def training(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> tuple[Rows, list[str]]:
     """One row a batch size and contestant; ours with the frozen forward pass, the floor of its step."""
     rows, failures = [], []
     began = time.perf_counter()
@@ -122,7 +126,7 @@ def _paper(name: str, batch: int, step: Timing) -> dict[str, Any]:
     return row | {"paper: GB": PAPER_MEMORY.get((name, batch))}
 
 
-def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) -> tuple[Rows, list[str]]:
+def compiling(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> tuple[Rows, list[str]]:
     """The frozen forward pass as it is and through `torch.compile`: does it pay, and after how many steps?"""
     pictures = draw_pictures(sizes, sizes.batches[0])
     plain, compiled = (build_model(sizes, pictures, device).detector for _ in range(2))
@@ -132,7 +136,7 @@ def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) 
 
     def forward(detector: FrozenDetector, width: int) -> Callable[[], Any]:
         def run() -> Detections:
-            with autocast(device, precision):
+            with autocast(precision, device):
                 return detector(images[..., :width], mask[..., :width])
 
         return run
@@ -153,7 +157,7 @@ def compiling(sizes: Sizes, device: torch.device, precision: str, until: float) 
     return rows, [f"{name}: {timing}" for name, timing in times.items() if isinstance(timing, str)]
 
 
-def inference(sizes: Sizes, device: torch.device, precision: str, until: float) -> tuple[Rows, list[str]]:
+def inference(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> tuple[Rows, list[str]]:
     """Latency of one image: the detector alone, masks for all boxes, run lengths of those, and the peers."""
     built, peaks, failures = assemble(sizes, 1, device, precision, lambda contestant: contestant.infer)
     works = {name: contestant.infer for name, contestant in built.items()}

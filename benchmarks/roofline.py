@@ -12,6 +12,7 @@ from benchmarks.contestants import ours
 from benchmarks.measure import Timing, free_memory, interleaved, rounded
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
+from mask_frozen_detr.precision import Precision
 
 
 class ByteCounter(TorchDispatchMode):
@@ -45,7 +46,7 @@ def _dense_tensors(tree: Any) -> list[Tensor]:
     ]
 
 
-def rates(sizes: Sizes, device: torch.device, precision: str, until: float) -> dict[str, float]:
+def rates(sizes: Sizes, device: torch.device, precision: Precision, until: float) -> dict[str, float]:
     """copy: bytes/s, read and written. matmul: operations/s in the precision of training."""
     source = torch.randint(0, 255, (sizes.copy_bytes,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -70,7 +71,7 @@ def count(work: Any) -> tuple[int, int]:
 
 
 def roofline(
-    sizes: Sizes, device: torch.device, precision: str, until: float
+    sizes: Sizes, device: torch.device, precision: Precision, until: float
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The smallest batch's step and its frozen forward pass."""
     measured = rates(sizes, device, precision, until)

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.contestants import autocast, normalised
+from benchmarks.contestants import normalised
 from benchmarks.measure import Timing, interleaved, rounded
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.transformers_attention import share_attention
+from mask_frozen_detr.precision import Precision, autocast
 
 
 def deformable_detr(sizes: Sizes, device: torch.device) -> nn.Module:
@@ -23,7 +24,7 @@ def deformable_detr(sizes: Sizes, device: torch.device) -> nn.Module:
 
 
 def shared_attention(
-    sizes: Sizes, device: torch.device, precision: str, until: float
+    sizes: Sizes, device: torch.device, precision: Precision, until: float
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """One row an attention: milliseconds of one image, and how far its boxes lie from the first row's."""
     images = normalised(draw_pictures(sizes, 1)).to(device)
@@ -34,7 +35,7 @@ def shared_attention(
     def detect(model: nn.Module) -> Callable[[], torch.Tensor]:
         @torch.no_grad()
         def run() -> torch.Tensor:
-            with autocast(device, precision):
+            with autocast(precision, device):
                 return model(images, pixel_mask=mask).pred_boxes.float()
 
         return run

@@ -147,8 +147,9 @@ def train(
     anything is written, and on a loss that is not finite.
     """
     check_start(output, resume, overwrite)
-    accelerator, precision = _accelerator(config)
-    config = replace(config, precision=precision)
+    # processes() meets the others: an Accelerator alone would not, of CPU processes that torchrun started
+    config = replace(config, precision=resolve_precision(config.precision, processes().device))
+    accelerator = _accelerator(config)
     world, rank = accelerator.num_processes, accelerator.process_index
     if config.batch % (world * config.accumulate):
         raise UserError(
@@ -472,17 +473,16 @@ def _evaluate(
     return evaluation
 
 
-def _accelerator(config: TrainConfig) -> tuple[Accelerator, Precision]:
-    """The accelerator, and the precision that it trains in."""
-    precision = resolve_precision(config.precision, processes().device)  # meets the others first
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Of a configuration whose precision is resolved."""
     AcceleratorState._reset_state()  # it refuses a second training in one process with another precision
     # Which heads of a detector take part in its losses is its own affair.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=config.finetune != "none")
     try:
-        mixed = "no" if precision == "fp32" else precision
-        return Accelerator(mixed_precision=mixed, kwargs_handlers=[kwargs]), precision
+        mixed = "no" if config.precision == "fp32" else config.precision
+        return Accelerator(mixed_precision=mixed, kwargs_handlers=[kwargs])
     except ValueError as error:
-        raise UserError(f"precision: found {precision!r}, which does not work here: {error}") from error
+        raise UserError(f"precision: found {config.precision!r}, which does not work here: {error}") from error
 
 
 def _workers(device: torch.device) -> int:

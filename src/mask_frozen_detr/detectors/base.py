@@ -143,7 +143,7 @@ class FrozenDetector(nn.Module, ABC):
         """
         images = pixel_values
         if images.device.type == "cpu" and self.finetuned == "none":
-            # The maps follow in it, and convolutions are faster; backward, torch may destroy memory (docs/performance).
+            # The maps follow in it, and convolutions are faster; backward, torch may destroy memory (see docs).
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
             return replace(self.detect(images, pixel_mask, targets), pixels=pixel_values)

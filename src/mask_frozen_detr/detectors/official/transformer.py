@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         heads, num_levels, points = self.places
         value = self.value_proj(memory).masked_fill(~levels.valid[..., None], 0.0)
         offsets = self.sampling_offsets(queries).unflatten(-1, (*self.places, 2))  # (B, N, H, L, P, 2)
-        weights = self.attention_weights(queries).unflatten(-1, (heads, num_levels * points)).softmax(-1)
+        weights = self.attention_weights(queries).float().unflatten(-1, (heads, num_levels * points)).softmax(-1)
         if references.shape[-1] == 2:
             locations = sampling_locations(references, offsets, levels.sizes)
         else:
@@ -88,7 +88,7 @@ class DeformableAttention(nn.Module):
             value.unflatten(-1, (heads, -1)),
             levels.shapes,
             locations.float(),
-            weights.unflatten(-1, (num_levels, points)).float(),
+            weights.unflatten(-1, (num_levels, points)),
         )
         return self.output_proj(attended)
 
