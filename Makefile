@@ -43,7 +43,7 @@ gpu-benchmarks: $(INSTALLED)  ## what it costs on a GPU, kernels and peers inclu
 	PYTHONPATH=src $(BIN)/python -m benchmarks --gpu $(ARGS)
 
 train-demo-detector: $(INSTALLED)  ## train the tiny detector that the demo ships with
-	$(BIN)/python -m mask_frozen_detr.data.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector
+	$(BIN)/python -m mask_frozen_detr.demo.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-output runs

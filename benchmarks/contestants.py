@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from benchmarks.absent import absent_packages
 from benchmarks.pictures import CLASSES, Picture, draw_detections
 from benchmarks.sizes import Sizes
-from mask_frozen_detr.data.dataset import CROP_SIDE, Sample, collate
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, Identity, ScoreRule
 from mask_frozen_detr.detectors.official import (
     BackboneConfig,
@@ -26,12 +25,13 @@ from mask_frozen_detr.detectors.official import (
 )
 from mask_frozen_detr.detectors.official.config import deformable_detr
 from mask_frozen_detr.detectors.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ShortestEdge
-from mask_frozen_detr.inference import TopDetections, segment, top_detections
-from mask_frozen_detr.losses import LossConfig
-from mask_frozen_detr.matching import Matcher, Targets
+from mask_frozen_detr.machine.precision import Precision, autocast
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.precision import Precision, autocast
-from mask_frozen_detr.training import LOSS_KEYS, TrainConfig, step_losses
+from mask_frozen_detr.results.inference import TopDetections, segment, top_detections
+from mask_frozen_detr.training.loop import LOSS_KEYS, TrainConfig, step_losses
+from mask_frozen_detr.training.losses import LossConfig
+from mask_frozen_detr.training.matching import Matcher, Targets
+from mask_frozen_detr.training.samples import CROP_SIDE, Sample, collate
 
 OFFICIAL_CLASSES = 91  # COCO's category ids, as the official checkpoints have them
 ONE_TO_MANY = 1500  # H-Deformable-DETR's further queries, which training alone uses

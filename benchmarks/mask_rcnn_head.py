@@ -19,14 +19,14 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.detectors import Detections, DetectorShapes, load_detector
-from mask_frozen_detr.devices import send
-from mask_frozen_detr.files import write_json_atomic
-from mask_frozen_detr.losses import LossConfig
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
 from mask_frozen_detr.network.fusion import Fusion, extents, valid_cells
 from mask_frozen_detr.network.mask_network import pixel_boxes
-from mask_frozen_detr.training import TrainConfig, train
+from mask_frozen_detr.training.loop import TrainConfig, train
+from mask_frozen_detr.training.losses import LossConfig
 
 WIDTH, POOLED = 256, 14
 

@@ -29,8 +29,8 @@ from benchmarks.measure import (
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.base import Detections, FrozenDetector
-from mask_frozen_detr.network.deformable_attention import kernels_run
-from mask_frozen_detr.precision import Precision, autocast
+from mask_frozen_detr.machine.precision import Precision, autocast
+from mask_frozen_detr.ops.deformable_attention import kernels_run
 
 COCO_IMAGES = 118_287  # train2017
 EPOCHS = 6

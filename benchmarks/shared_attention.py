@@ -11,7 +11,7 @@ from benchmarks.measure import Timing, interleaved, rounded
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.transformers_attention import share_attention
-from mask_frozen_detr.precision import Precision, autocast
+from mask_frozen_detr.machine.precision import Precision, autocast
 
 
 def deformable_detr(sizes: Sizes, device: torch.device) -> nn.Module:

@@ -19,10 +19,10 @@ from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.detectors import TransformersDetector, load_detector
 from mask_frozen_detr.detectors.transformers_detector import backbone_type
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_json_atomic
+from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.training import TrainConfig, train
+from mask_frozen_detr.training.loop import TrainConfig, train
 
 FIRST, SECOND = "stages.0", "stages.1"  # of the backbone: strides 4 and 8
 

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from mask_frozen_detr import MaskNetworkConfig, load_detector
 from mask_frozen_detr.data.coco import CocoData, load_split
-from mask_frozen_detr.data.scenes import render_scenes
+from mask_frozen_detr.demo.scenes import render_scenes
 from mask_frozen_detr.detectors import FrozenDetector
 
 torch.set_num_threads(1)  # equal to the bit whatever the machine, and tests may fork

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors import Detections, FrozenDetector
-from mask_frozen_detr.losses import grid_points, mask_iou, read_truth
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.training.losses import grid_points, mask_iou, read_truth
 
 BLOCKS, SIDE_OF_CROPS = 4, 56
 COLOUR = (2.0, 1.5, -1.0)

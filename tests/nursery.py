@@ -10,7 +10,7 @@ import sys
 import torch
 
 NURSERY = multiprocessing.get_context("forkserver")
-NURSERY.set_forkserver_preload(["mask_frozen_detr.cli", "mask_frozen_detr.training", "mask_frozen_detr.detectors"])
+NURSERY.set_forkserver_preload(["mask_frozen_detr.cli", "mask_frozen_detr.training.loop", "mask_frozen_detr.detectors"])
 
 
 def run_main(arguments: list[str], environment: dict[str, str]) -> None:

@@ -9,7 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from mask_frozen_detr.data.augment import (
+from mask_frozen_detr.data.classes import map_classes
+from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
+from mask_frozen_detr.detectors.preprocessing import Preprocessing
+from mask_frozen_detr.results.paste import paste_probabilities
+from mask_frozen_detr.training.augment import (
     CROP_SIDES,
     JITTER_SIDE,
     LONGEST,
@@ -19,11 +23,7 @@ from mask_frozen_detr.data.augment import (
     draw_view,
     jitter_colour,
 )
-from mask_frozen_detr.data.classes import map_classes
-from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
-from mask_frozen_detr.data.dataset import Sample, TrainingData
-from mask_frozen_detr.detectors.preprocessing import Preprocessing
-from mask_frozen_detr.paste import paste_probabilities
+from mask_frozen_detr.training.samples import Sample, TrainingData
 
 TOLERANCE = 0.25  # pixels of the source
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)

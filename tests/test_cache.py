@@ -16,16 +16,16 @@ from nursery import NURSERY, run_main
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError, load_detector
-from mask_frozen_detr import cache as cache_module
-from mask_frozen_detr.cache import CACHE_FILE, GB, FrozenCache, ViewStore
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.data import dataset as dataset_module
-from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData, collate
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.model import WEIGHTS_FILE
-from mask_frozen_detr.run_folder import METRICS_FILE
+from mask_frozen_detr.training import cache as cache_module
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache, ViewStore
+from mask_frozen_detr.training.run_folder import METRICS_FILE
+from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, collate
 
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
 FLIPS = AugmentConfig(multi_scale=False, crop=False)
@@ -314,7 +314,7 @@ def test_a_disk_that_fills_up(call, small, scenes, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"mask_frozen_detr.files.os.{call}", full)
+        patch.setattr(f"mask_frozen_detr.machine.files.os.{call}", full)
         with pytest.raises(UserError, match=rf"{sample.view}.*cannot be written: No space left on device"):
             cache.batch([sample])
     assert {path.name for path in cache.store.folder.iterdir()} == {CACHE_FILE}

@@ -534,7 +534,7 @@ def test_no_space_and_no_permission(code, refused, run, squashing_folder, scenes
     def fail(*_args: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("mask_frozen_detr.files.os.fsync", fail)
+    monkeypatch.setattr("mask_frozen_detr.machine.files.os.fsync", fail)
     picture = next((scenes_folder / "val2017").iterdir())
     for arguments, name in (
         (["train", squashing_folder, scenes_folder, "--output", tmp_path / "run", *TINY], CONFIG_FILE),

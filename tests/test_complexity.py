@@ -11,7 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import roi_align
 
-from mask_frozen_detr.complexity import (
+from mask_frozen_detr.detectors.base import DetectorShapes
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+from mask_frozen_detr.network.swin import SwinLayer
+from mask_frozen_detr.paper.complexity import (
     DINO,
     H_DETR,
     as_json,
@@ -21,11 +25,7 @@ from mask_frozen_detr.complexity import (
     count_macs,
     format_table,
 )
-from mask_frozen_detr.detectors.base import DetectorShapes
-from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
-from mask_frozen_detr.network.swin import SwinLayer
-from mask_frozen_detr.paper import REPEATED, paper_rows
+from mask_frozen_detr.paper.tables import REPEATED, paper_rows
 
 
 @pytest.fixture(scope="module")

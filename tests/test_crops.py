@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mask_frozen_detr.data.crops import mask_crop
+from mask_frozen_detr.training.crops import mask_crop
 
 W, H = 320, 240
 COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"

@@ -10,13 +10,13 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
-from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData, load_split
-from mask_frozen_detr.data.dataset import CROP_SIDE, Sample, SampleOrder, TrainingData, collate, no_targets
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
-from mask_frozen_detr.paste import paste_probabilities
-from mask_frozen_detr.rle import segmentation_to_rle
+from mask_frozen_detr.results.paste import paste_probabilities
+from mask_frozen_detr.results.rle import segmentation_to_rle
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.samples import CROP_SIDE, Sample, SampleOrder, TrainingData, collate, no_targets
 
 COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)

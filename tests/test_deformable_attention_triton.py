@@ -15,7 +15,7 @@ import torch
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import deformable_attention as attention
-from mask_frozen_detr.network.deformable_attention import deformable_attention, deformable_attention_reference
+from mask_frozen_detr.ops.deformable_attention import deformable_attention, deformable_attention_reference
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
 
@@ -60,7 +60,7 @@ def differences(result, inputs, expected, exact_inputs, grad) -> dict[str, float
 
 
 def run_in_the_interpreter() -> dict:
-    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton
+    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
 
     torch.set_num_threads(1)
     found = {}
@@ -130,7 +130,7 @@ def test_half_precision_reference_places_and_sums_in_float32():
 
 @needs_triton
 def test_kernels_are_for_what_fits_them(monkeypatch):
-    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton
+    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
 
     monkeypatch.setattr(attention, "_try_kernels", lambda index: True)
 

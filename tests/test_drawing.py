@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mask_frozen_detr.data.coco import Annotation, ImageRecord
-from mask_frozen_detr.drawing import (
+from mask_frozen_detr.results.drawing import (
     draw_boxes,
     draw_instances,
     draw_probability_map,
@@ -16,9 +16,9 @@ from mask_frozen_detr.drawing import (
     draw_truth,
     draw_wall,
 )
-from mask_frozen_detr.instances import Instances
-from mask_frozen_detr.label_placement import place_labels
-from mask_frozen_detr.paste import Crop
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.label_placement import place_labels
+from mask_frozen_detr.results.paste import Crop
 
 HEIGHT, WIDTH = 240, 320
 GREY = (120, 120, 120)

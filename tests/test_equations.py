@@ -24,7 +24,6 @@ from synthetic_detections import draw_detections, scatter_parameters
 
 from mask_frozen_detr.detectors.base import DetectorInfo, DetectorShapes, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
-from mask_frozen_detr.inference import segment
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.network.box_encoder import DeformableBoxLayers
 from mask_frozen_detr.network.deformable import DeformableLayer, reference_points
@@ -32,6 +31,7 @@ from mask_frozen_detr.network.fusion import Neck
 from mask_frozen_detr.network.heads import DotProductHead, SegmenterHead
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.query_encoder import ObjectToObject, QueryLayer, sine_embedding
+from mask_frozen_detr.results.inference import segment
 
 SIZE = (32, 48)  # of the image
 SHAPES = DetectorShapes(8, (8,), (8,), 8, 5)  # E at stride 8, C₁ at stride 4

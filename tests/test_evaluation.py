@@ -21,7 +21,7 @@ from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import map_classes
 from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
 from mask_frozen_detr.data.images import read_image
-from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.evaluation import (
     METRICS,
     Evaluation,

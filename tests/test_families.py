@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import is_cv2_available
 
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.data.scenes import CLASSES, SCENE_DETECTOR, render_scenes
+from mask_frozen_detr.demo.scenes import CLASSES, SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import (
     FAMILIES,
     Detections,
@@ -35,9 +35,9 @@ from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_attention import THEIRS, SharedDeformableAttention, share_attention
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.inference import top_detections
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
+from mask_frozen_detr.results.inference import top_detections
 
 CONFIG = MaskNetworkConfig(mask_width=16, roi_size=8, image_layers=1, box_layers=1)
 DOCS = Path(__file__).parents[1] / "docs" / "detectors.md"

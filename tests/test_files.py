@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mask_frozen_detr import files
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import (
+from mask_frozen_detr.machine import files
+from mask_frozen_detr.machine.files import (
     save_image_atomic,
     save_torch_atomic,
     write_atomic,

@@ -12,17 +12,18 @@ from official_samples import BACKBONES, random_model, small_deformable, small_di
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector, training
-from mask_frozen_detr.data.augment import AugmentConfig
+from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.dataset import TrainingData, collate
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.base import FrozenDetector, hash_weights
-from mask_frozen_detr.losses import LossConfig
-from mask_frozen_detr.matching import Matcher
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
-from mask_frozen_detr.run_folder import TRAINING_FILE
-from mask_frozen_detr.training import TrainConfig, step_losses, train
+from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.loop import TrainConfig, step_losses, train
+from mask_frozen_detr.training.losses import LossConfig
+from mask_frozen_detr.training.matching import Matcher
+from mask_frozen_detr.training.run_folder import TRAINING_FILE
+from mask_frozen_detr.training.samples import TrainingData, collate
 
 CONFIG = TrainConfig(iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0)
 LABELS = [

@@ -9,9 +9,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask_frozen_detr.instances import Instances
-from mask_frozen_detr.paste import Crop
-from mask_frozen_detr.rle import rle_to_mask
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import rle_to_mask
 
 HEIGHT, WIDTH = 40, 60
 

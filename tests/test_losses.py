@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mask_frozen_detr.losses import (
+from mask_frozen_detr.training.losses import (
     LossConfig,
     dice_loss,
     grid_points,

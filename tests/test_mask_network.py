@@ -7,11 +7,11 @@ import pytest
 import torch
 from synthetic_detections import draw_detections, pad_batch, scatter_parameters
 
-from mask_frozen_detr.complexity import as_written, count_macs
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, mask_network, training_free
 from mask_frozen_detr.network.fusion import valid_cells
-from mask_frozen_detr.paste import paste_probabilities
+from mask_frozen_detr.paper.complexity import as_written, count_macs
+from mask_frozen_detr.results.paste import paste_probabilities
 
 H_DETR = DetectorShapes(256, (256,) * 4, (8, 16, 32, 64), 256, 80)
 SMALL = DetectorShapes(16, (16, 16, 16), (8, 16, 32), 12, 7)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
-from mask_frozen_detr.matching import Matcher, Targets
+from mask_frozen_detr.training.matching import Matcher, Targets
 
 CLASSES = 3
 

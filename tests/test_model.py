@@ -19,9 +19,9 @@ from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors import Detections, DetectorInfo, FrozenDetector, Identity
 from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge, collate_images
-from mask_frozen_detr.inference import segment
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig
+from mask_frozen_detr.results.inference import segment
 
 THRESHOLD = 0.01
 

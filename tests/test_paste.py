@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask_frozen_detr.paste import Crop, mask_confidence, paste_all, paste_probabilities
+from mask_frozen_detr.results.paste import Crop, mask_confidence, paste_all, paste_probabilities
 
 HEIGHT, WIDTH = 30, 40
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mask_frozen_detr.precision import autocast, fast_in_bf16, resolve_precision
+from mask_frozen_detr.machine.precision import autocast, fast_in_bf16, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

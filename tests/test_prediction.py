@@ -165,7 +165,7 @@ def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
             raise OSError(code, os.strerror(code))
         real(source, target)
 
-    monkeypatch.setattr("mask_frozen_detr.files.os.replace", fail)
+    monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", fail)
     with pytest.raises(UserError, match=rf"b\.png: cannot be written: {os.strerror(code)}"):
         predict_files(model, [photos], tmp_path / "out", THRESHOLD)
     assert names(tmp_path / "out") == {"a.png"}, "what was written is whole; no torso"

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mask_frozen_detr import progress
-from mask_frozen_detr.progress import Progress
+from mask_frozen_detr.machine import progress
+from mask_frozen_detr.machine.progress import Progress
 
 
 class Clock:

@@ -5,7 +5,7 @@ import pytest
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.recipes import find_recipe, format_recipes, recipes
+from mask_frozen_detr.paper.recipes import find_recipe, format_recipes, recipes
 
 
 def test_names_are_unlike_and_every_network_is_one_that_can_be_built():

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mask_frozen_detr import reproduce as module
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import WEIGHTS_FILE
-from mask_frozen_detr.paper import paper_rows
-from mask_frozen_detr.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
-from mask_frozen_detr.reproduce_plan import (
+from mask_frozen_detr.paper import reproduce as module
+from mask_frozen_detr.paper.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
+from mask_frozen_detr.paper.reproduce_plan import (
     Budget,
     PlannedRow,
     ReproduceConfig,
@@ -26,9 +25,10 @@ from mask_frozen_detr.reproduce_plan import (
     read_budget,
     read_table,
 )
-from mask_frozen_detr.reproduce_plot import draw_table
-from mask_frozen_detr.reproduce_report import Measured, compare, comparison, finding, markdown, rank_correlation
-from mask_frozen_detr.run_folder import CHECKPOINT_FILE
+from mask_frozen_detr.paper.reproduce_plot import draw_table
+from mask_frozen_detr.paper.reproduce_report import Measured, compare, comparison, finding, markdown, rank_correlation
+from mask_frozen_detr.paper.tables import paper_rows
+from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE
 
 SMALL = {"roi_size": 8, "workers": 0, "min_box_iou": 0.0, "max_images": 2, "max_detections": 5, "warmup": 0}
 TINY = ReproduceConfig(budget="2it", **SMALL)
@@ -135,7 +135,7 @@ def kill_in_evaluation(monkeypatch, number: int) -> None:
 
 
 def kill_in_training(monkeypatch, number: int) -> None:
-    from mask_frozen_detr import training
+    from mask_frozen_detr.training import loop as training
 
     original, seen = training.step_losses, []
 

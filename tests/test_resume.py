@@ -16,10 +16,11 @@ import pytest
 import torch
 from nursery import NURSERY, run_main
 
-from mask_frozen_detr import files, training
 from mask_frozen_detr.cli import main
+from mask_frozen_detr.machine import files
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr
-from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
+from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mask_frozen_detr.paste import Crop
-from mask_frozen_detr.rle import crop_to_rle, rle_area, rle_to_crop, rle_to_mask
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import crop_to_rle, rle_area, rle_to_crop, rle_to_mask
 
 HEIGHT, WIDTH = 11, 9
 

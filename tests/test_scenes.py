@@ -13,9 +13,9 @@ from torchvision.ops import box_iou
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from mask_frozen_detr.data import scenes, train_scene_detector
-from mask_frozen_detr.data.contours import encode_mask, trace_contours
-from mask_frozen_detr.data.scenes import CLASSES, SCENE_DETECTOR, render_scene, render_scenes
+from mask_frozen_detr.demo.scenes import CLASSES, SCENE_DETECTOR, render_scene, render_scenes
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.results.contours import encode_mask, trace_contours
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,21 @@ import torch
 from nursery import NURSERY, run_main
 from safetensors.torch import load_file
 
-from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector, training
-from mask_frozen_detr.data.augment import AugmentConfig
+from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData, Skipped, load_split
-from mask_frozen_detr.data.dataset import SampleOrder, TrainingData, collate, no_targets
-from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.evaluation import evaluate
-from mask_frozen_detr.losses import LossConfig
-from mask_frozen_detr.matching import Matcher
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig, training_free
-from mask_frozen_detr.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE, load_checkpoint
-from mask_frozen_detr.training import TrainConfig, frozen_fingerprint, step_losses, train
+from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.loop import TrainConfig, frozen_fingerprint, step_losses, train
+from mask_frozen_detr.training.losses import LossConfig
+from mask_frozen_detr.training.matching import Matcher
+from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE, load_checkpoint
+from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate, no_targets
 
 CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
 
@@ -369,8 +370,8 @@ def test_a_full_disk(victim, squashing, scenes, tiny_network, tmp_path, monkeypa
             full(path)
         return real_open(path, mode, *args, **options)
 
-    monkeypatch.setattr("mask_frozen_detr.files.os.replace", replace_file)
-    monkeypatch.setattr("mask_frozen_detr.run_folder.open", open_file, raising=False)
+    monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", replace_file)
+    monkeypatch.setattr("mask_frozen_detr.training.run_folder.open", open_file, raising=False)
     model = build(squashing, tiny_network)
     with pytest.raises(UserError, match=rf"{victim}: cannot be written: No space left on device"):
         train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=4, checkpoint_every=1), quiet=True)

@@ -21,12 +21,12 @@ from nursery import NURSERY, run_main
 from safetensors.torch import load_file
 from transformers.utils import logging
 
-from mask_frozen_detr import training
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.data.scenes import SCENE_DETECTOR
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.prediction import PREDICTIONS_FILE
-from mask_frozen_detr.run_folder import METRICS_FILE
+from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training.run_folder import METRICS_FILE
 
 STEPS = 5
 OPTIONS = f"--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --workers 0 --iterations {STEPS} --batch 4 \

@@ -2,8 +2,8 @@
 
 from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.instances import Instances
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
+from mask_frozen_detr.results.instances import Instances
 
 __all__ = ["Instances", "MaskFrozenDetr", "MaskNetworkConfig", "UserError", "load_detector"]

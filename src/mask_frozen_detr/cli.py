@@ -9,11 +9,11 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.memory import keep_freed_memory
+from mask_frozen_detr.machine.memory import keep_freed_memory
+from mask_frozen_detr.machine.precision import Precision, autocast
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.precision import Precision, autocast
-from mask_frozen_detr.reproduce_plan import ReproduceConfig
-from mask_frozen_detr.training import TrainConfig
+from mask_frozen_detr.paper.reproduce_plan import ReproduceConfig
+from mask_frozen_detr.training.loop import TrainConfig
 
 
 @dataclass
@@ -39,14 +39,14 @@ class Train:
     def run(self) -> None:
         from accelerate.utils import set_seed
 
-        from mask_frozen_detr.cache import FrozenCache
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.data.splits import find_splits
         from mask_frozen_detr.detectors import load_detector
+        from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.model import MaskFrozenDetr
-        from mask_frozen_detr.processes import processes
-        from mask_frozen_detr.run_folder import check_start
-        from mask_frozen_detr.training import train
+        from mask_frozen_detr.training.cache import FrozenCache
+        from mask_frozen_detr.training.loop import train
+        from mask_frozen_detr.training.run_folder import check_start
 
         if self.detector is None or self.data is None:
             raise UserError(_lacking(self.recipe, self.detector, self.data))
@@ -81,7 +81,7 @@ class Train:
 
 
 def _lacking(recipe: str | None, detector: str | None, data: Path | None) -> str:
-    from mask_frozen_detr.recipes import find_recipe
+    from mask_frozen_detr.paper.recipes import find_recipe
 
     if recipe is not None:
         return find_recipe(recipe).lacking(detector, data)
@@ -115,8 +115,8 @@ class Evaluate:
     def run(self) -> None:
         from mask_frozen_detr.data.coco import load_split
         from mask_frozen_detr.evaluation import evaluate, write_evaluation
-        from mask_frozen_detr.processes import processes
-        from mask_frozen_detr.progress import Progress
+        from mask_frozen_detr.machine.processes import processes
+        from mask_frozen_detr.machine.progress import Progress
 
         for file in (self.json, self.results_file):
             if file is not None:
@@ -167,8 +167,8 @@ class Predict:
         _check_at_least(0, score_threshold=self.score_threshold)
 
     def run(self) -> None:
+        from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction import predict_files
-        from mask_frozen_detr.processes import processes
 
         model = _load(self.model, self.detector, self.device)
         with autocast(self.precision, model.device):
@@ -194,7 +194,7 @@ class Demo:
     seed: int = 0
 
     def run(self) -> None:
-        from mask_frozen_detr.demo import DemoConfig, run_demo
+        from mask_frozen_detr.demo.run import DemoConfig, run_demo
 
         run_demo(self.output, DemoConfig(iterations=self.iterations, seed=self.seed))
 
@@ -207,8 +207,8 @@ class Complexity:
     json: Path | None = None
 
     def run(self) -> None:
-        from mask_frozen_detr.complexity import as_json, complexity_rows, format_table
-        from mask_frozen_detr.files import write_json_atomic
+        from mask_frozen_detr.machine.files import write_json_atomic
+        from mask_frozen_detr.paper.complexity import as_json, complexity_rows, format_table
 
         rows = complexity_rows(self.table)
         print(format_table(rows))
@@ -223,7 +223,7 @@ class Recipes:
     table: int | None = None
 
     def run(self) -> None:
-        from mask_frozen_detr.recipes import format_recipes, recipes
+        from mask_frozen_detr.paper.recipes import format_recipes, recipes
 
         print(format_recipes(recipes(self.table)))
 
@@ -244,8 +244,8 @@ class Reproduce:
     options: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
 
     def run(self) -> None:
-        from mask_frozen_detr.reproduce import REPORT_FILE, failures, reproduce, summary
-        from mask_frozen_detr.reproduce_plan import read_table
+        from mask_frozen_detr.paper.reproduce import REPORT_FILE, failures, reproduce, summary
+        from mask_frozen_detr.paper.reproduce_plan import read_table
 
         table = read_table(self.table)
         output = self.output or Path(f"reproduce-table{table}")
@@ -284,8 +284,8 @@ class Convert:
 
 def _load(name: str, detector: str | None, device: str | None, roi_align: bool = True, stem: bool | None = None):
     from mask_frozen_detr.detectors import load_detector
+    from mask_frozen_detr.machine.processes import processes
     from mask_frozen_detr.model import MaskFrozenDetr, find_run
-    from mask_frozen_detr.processes import processes
 
     if find_run(name) is not None:
         model = MaskFrozenDetr.from_pretrained(name, detector)
@@ -352,7 +352,7 @@ def _recipe_defaults(arguments: list[str]) -> Train | None:
     ]
     if not names or "train" not in arguments[:1]:
         return None
-    from mask_frozen_detr.recipes import find_recipe
+    from mask_frozen_detr.paper.recipes import find_recipe
 
     recipe = find_recipe(names[-1])
     return Train(

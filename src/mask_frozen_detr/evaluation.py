@@ -23,13 +23,13 @@ from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_json_atomic
-from mask_frozen_detr.inference import segment
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
-from mask_frozen_detr.processes import processes
+from mask_frozen_detr.results.inference import segment
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 

@@ -20,12 +20,12 @@ from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity,
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_atomic, write_folder_atomic, write_json_atomic
-from mask_frozen_detr.inference import segment
-from mask_frozen_detr.instances import Instances
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.files import write_atomic, write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+from mask_frozen_detr.results.inference import segment
+from mask_frozen_detr.results.instances import Instances
 
 CONFIG_FILE = "mask_frozen_detr.json"
 WEIGHTS_FILE = "mask_network.safetensors"

@@ -7,12 +7,12 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from mask_frozen_detr.data.images import find_images, read_image
-from mask_frozen_detr.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import save_image_atomic, write_json_atomic
+from mask_frozen_detr.machine.files import save_image_atomic, write_json_atomic
+from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.processes import processes
-from mask_frozen_detr.progress import Progress
+from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 
 PREDICTIONS_FILE = "predictions.json"
 OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mask_frozen_detr.network.deformable_attention import deformable_attention
+from mask_frozen_detr.ops.deformable_attention import deformable_attention
 
 THEIRS = "MultiScaleDeformableAttention"  # in every family that has one, a module without parameters
 

@@ -17,8 +17,8 @@ from mask_frozen_detr.detectors.family import Family, Maps
 from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_attention import share_attention
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.network.fusion import extents
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mask_frozen_detr.devices import send
-from mask_frozen_detr.network.deformable_attention import cell_centres, deformable_attention, sampling_locations
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.ops.deformable_attention import cell_centres, deformable_attention, sampling_locations
 
 
 class DeformableAttention(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
-from mask_frozen_detr.devices import send
+from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.network.box_encoder import BOX_ENCODERS
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.network.fusion import Fusion, extents, valid_cells

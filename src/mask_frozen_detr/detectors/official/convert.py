@@ -16,7 +16,7 @@ from mask_frozen_detr.detectors.official.layout import ignored, infer_config, mo
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_folder_atomic
+from mask_frozen_detr.machine.files import write_folder_atomic
 
 
 def convert_checkpoint(

@@ -25,8 +25,8 @@ from mask_frozen_detr.detectors.official.layout import infer_config, model_tenso
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name, published
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.devices import send
 
 
 class OfficialDetector(FrozenDetector):

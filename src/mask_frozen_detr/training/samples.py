@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mask_frozen_detr.data.augment import AugmentConfig, draw_view, jitter_colour
 from mask_frozen_detr.data.classes import ClassMap
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
-from mask_frozen_detr.data.crops import mask_crop
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.matching import Targets
+from mask_frozen_detr.training.augment import AugmentConfig, draw_view, jitter_colour
+from mask_frozen_detr.training.crops import mask_crop
+from mask_frozen_detr.training.matching import Targets
 
 if TYPE_CHECKING:
-    from mask_frozen_detr.cache import FrozenView, ViewStore
+    from mask_frozen_detr.training.cache import FrozenView, ViewStore
 
 CROP_SIDE = 112
 SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of cropped objects are dropped

@@ -21,18 +21,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from mask_frozen_detr.cache import FrozenCache
-from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
-from mask_frozen_detr.data.dataset import Batch, SampleOrder, TrainingData, collate
 from mask_frozen_detr.detectors.base import FineTune, hash_weights
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, evaluate, read_evaluation, write_evaluation
-from mask_frozen_detr.files import save_torch_atomic
-from mask_frozen_detr.losses import LossConfig, mask_losses
-from mask_frozen_detr.matching import Matcher
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.files import save_torch_atomic
+from mask_frozen_detr.machine.precision import Precision, resolve_precision
+from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import (
     DETECTOR_FOLDER,
     WEIGHTS_FILE,
@@ -42,10 +40,11 @@ from mask_frozen_detr.model import (
 )
 from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
-from mask_frozen_detr.precision import Precision, resolve_precision
-from mask_frozen_detr.processes import processes
-from mask_frozen_detr.progress import Progress
-from mask_frozen_detr.run_folder import (
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.cache import FrozenCache
+from mask_frozen_detr.training.losses import LossConfig, mask_losses
+from mask_frozen_detr.training.matching import Matcher
+from mask_frozen_detr.training.run_folder import (
     CHECKPOINT_FILE,
     append_metrics,
     check_finished_run,
@@ -56,6 +55,7 @@ from mask_frozen_detr.run_folder import (
     load_checkpoint,
     open_run,
 )
+from mask_frozen_detr.training.samples import Batch, SampleOrder, TrainingData, collate
 
 SHOWN_PROBLEMS = 20  # of unusable images, at the end
 REMEDY = "start another with a lower --lr, with --warmup, or with --precision fp32"

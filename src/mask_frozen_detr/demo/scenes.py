@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from mask_frozen_detr.data.contours import encode_mask
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.results.contours import encode_mask
 
 SIDES = (160, 256)  # image sides are drawn from this range, pixels
 OBJECTS = (3, 8)  # objects a scene

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.network.deformable_attention_bags import deformable_attention_bags
+from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
 
 Choice = Literal["auto", "reference"]
 VARIABLE = "MASK_FROZEN_DETR_ATTENTION"
@@ -89,7 +89,7 @@ def _kernels_for(value: Tensor, locations: Tensor) -> Callable[..., Tensor] | No
         return None
     if not _kernels_on(value.get_device()):
         return None
-    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton, fits
+    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton, fits
 
     return deformable_attention_triton if fits(value, locations) else None
 
@@ -108,7 +108,7 @@ def _try_kernels(index: int) -> bool:
         import triton  # noqa: F401
     except ImportError:
         return False
-    from mask_frozen_detr.network.deformable_attention_triton import deformable_attention_triton
+    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
 
     try:
         with torch.no_grad():

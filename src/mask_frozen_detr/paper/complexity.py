@@ -19,7 +19,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.network.image_encoder import DeformableImageEncoder
 from mask_frozen_detr.network.query_encoder import BoxToObject
-from mask_frozen_detr.paper import REPEATED, PaperRow, paper_rows
+from mask_frozen_detr.paper.tables import REPEATED, PaperRow, paper_rows
 
 IMAGE = (800, 1120)  # height, width: the size on which the paper's figures come out
 H_DETR = DetectorShapes(256, (256,) * 4, (8, 16, 32, 64), 256, 80)

@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mask_frozen_detr.detectors.base import FrozenDetector, ScoreRule
-from mask_frozen_detr.instances import Instances
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.network.fusion import extents
-from mask_frozen_detr.paste import mask_confidence, paste_probabilities
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
 
 MASK_THRESHOLD = 0.5
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask_frozen_detr.devices import send
+from mask_frozen_detr.machine.devices import send
 
 Generators = Sequence[tuple[torch.Generator, int]]  # of each image in turn, and how many masks it has
 

@@ -1,6 +1,6 @@
 """Trains the tiny RT-DETR that ships with the package, from random weights on scenes rendered as it goes.
 
-    python -m mask_frozen_detr.data.train_scene_detector --output FOLDER
+    python -m mask_frozen_detr.demo.train_scene_detector --output FOLDER
 
 It stands in for the pre-trained detector the paper freezes, so that all of the project can be tried offline.
 No scene is seen twice and none is one of `render_scenes`. One CPU thread is enough.
@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor, RTDetrResNetConfig
 
-from mask_frozen_detr.data.scenes import CLASSES, render_scene
+from mask_frozen_detr.demo.scenes import CLASSES, render_scene
 from mask_frozen_detr.errors import UserError
 
 SIDE = 192  # images are squashed to a square of this side, pixels
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     reloaded, processor = save(model, options.output)
     figures = evaluate_boxes(reloaded, processor, recipe.seed, recipe.held_out)
     record = {
-        "command": f"python -m mask_frozen_detr.data.train_scene_detector --output {options.output.name} "
+        "command": f"python -m mask_frozen_detr.demo.train_scene_detector --output {options.output.name} "
         f"--steps {recipe.steps} --seed {recipe.seed}",
         "recipe": asdict(recipe),
         "images_seen": recipe.steps * recipe.batch,

@@ -28,16 +28,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.data.coco import ImageRecord
-from mask_frozen_detr.data.dataset import Batch, Sample, TrainingData, make_batch
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import collate_images, mask_of_sizes
 from mask_frozen_detr.detectors.transformers_detector import join
-from mask_frozen_detr.devices import send
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_bytes_atomic, write_json_atomic
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.files import write_bytes_atomic, write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, make_batch
 
 FORMAT = 1  # of the files: another number, another folder
 PROBES = 5  # images whose sizes the estimate is made from

@@ -6,13 +6,13 @@ Rows without training (Table 1) are what `evaluate DETECTOR DATA` measures.
 import difflib
 from dataclasses import dataclass, replace
 
-from mask_frozen_detr.data.augment import AugmentConfig
 from mask_frozen_detr.detectors.official import OFFICIAL_NAMES
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.losses import LossConfig
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.paper import PAPER, TRAINING, PaperRow
-from mask_frozen_detr.training import TrainConfig
+from mask_frozen_detr.paper.tables import PAPER, TRAINING, PaperRow
+from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.loop import TrainConfig
+from mask_frozen_detr.training.losses import LossConfig
 
 OFFICIAL_DETECTORS = {
     ("H-DETR", "R50"): "h-deformable-detr-resnet50",

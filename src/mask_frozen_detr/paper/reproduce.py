@@ -19,21 +19,21 @@ import transformers
 from accelerate.utils import broadcast_object_list, set_seed
 from PIL import Image
 
-from mask_frozen_detr.complexity import complexity
 from mask_frozen_detr.data.coco import CocoData, find_splits, load_split
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import evaluate
-from mask_frozen_detr.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.processes import processes
-from mask_frozen_detr.progress import Progress
-from mask_frozen_detr.reproduce_plan import PlannedRow, ReproduceConfig, iterations_of, plan_rows, read_budget
-from mask_frozen_detr.reproduce_plot import draw_table
-from mask_frozen_detr.reproduce_report import METRICS, comparison, markdown
-from mask_frozen_detr.run_folder import METRICS_FILE
-from mask_frozen_detr.training import train
+from mask_frozen_detr.paper.complexity import complexity
+from mask_frozen_detr.paper.reproduce_plan import PlannedRow, ReproduceConfig, iterations_of, plan_rows, read_budget
+from mask_frozen_detr.paper.reproduce_plot import draw_table
+from mask_frozen_detr.paper.reproduce_report import METRICS, comparison, markdown
+from mask_frozen_detr.training.loop import train
+from mask_frozen_detr.training.run_folder import METRICS_FILE
 
 RESULT_FILE, REPORT_FILE, PLOT_FILE = "reproduce.json", "reproduce.md", "reproduce.png"
 FORMAT = 1

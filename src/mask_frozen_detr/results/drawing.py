@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mask_frozen_detr.data.coco import ImageRecord
-from mask_frozen_detr.instances import Instances
-from mask_frozen_detr.label_placement import place_labels
-from mask_frozen_detr.paste import Crop
-from mask_frozen_detr.rle import rle_to_crop, segmentation_to_rle
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.label_placement import place_labels
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import rle_to_crop, segmentation_to_rle
 
 Colour = tuple[int, int, int]
 

@@ -8,15 +8,15 @@ from PIL import Image
 
 from mask_frozen_detr.data.coco import CocoData, load_split
 from mask_frozen_detr.data.images import read_image
-from mask_frozen_detr.data.scenes import SCENE_DETECTOR, render_scenes
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.detectors.base import hash_weights
-from mask_frozen_detr.drawing import draw_boxes, draw_instances, draw_truth, draw_wall
 from mask_frozen_detr.evaluation import Evaluation, evaluate
-from mask_frozen_detr.files import save_image_atomic
+from mask_frozen_detr.machine.files import save_image_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.training import TrainConfig, train
+from mask_frozen_detr.results.drawing import draw_boxes, draw_instances, draw_truth, draw_wall
+from mask_frozen_detr.training.loop import TrainConfig, train
 
 WALL_FILE = "masks.png"
 WALL_ROWS = 6

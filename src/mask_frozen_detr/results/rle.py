@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mask_frozen_detr.paste import Crop
+from mask_frozen_detr.results.paste import Crop
 
 
 def crop_to_rle(crop: Crop, height: int, width: int) -> dict:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mask_frozen_detr.data.contours import trace_contours
-from mask_frozen_detr.paste import Crop
-from mask_frozen_detr.rle import crop_to_rle
+from mask_frozen_detr.results.contours import trace_contours
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import crop_to_rle
 
 if TYPE_CHECKING:
     import supervision

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mask_frozen_detr.reproduce_report import measured_rows
+from mask_frozen_detr.paper.reproduce_report import measured_rows
 
 OURS, PAPER, FAINT = "#1f6fb4", "#444444", "#9a9a9a"
 DPI = 110

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mask_frozen_detr.data.dataset import TrainingData
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.files import write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.files import write_json_atomic, write_text_atomic
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
+from mask_frozen_detr.training.samples import TrainingData
 
 if TYPE_CHECKING:
-    from mask_frozen_detr.training import TrainConfig
+    from mask_frozen_detr.training.loop import TrainConfig
 
 TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.pt"
