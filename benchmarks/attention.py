@@ -14,15 +14,14 @@ from torch import Tensor
 
 from benchmarks.measure import Timing, free_memory, interleaved, peak_bytes, rounded
 from benchmarks.sizes import Sizes
-from mask_frozen_detr.network.deformable import reference_points
 from mask_frozen_detr.ops.deformable_attention import (
     attention_choice,
     deformable_attention,
     deformable_attention_reference,
     kernels_run,
-    sampling_locations,
 )
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
+from mask_frozen_detr.ops.sampling import reference_points, sampling_locations
 
 HEADS, POINTS = 8, 4
 STRIDES = (8, 16, 32, 64)

@@ -28,10 +28,12 @@ from mask_frozen_detr.detectors.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from mask_frozen_detr.machine.precision import Precision, autocast
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.inference import TopDetections, segment, top_detections
-from mask_frozen_detr.training.loop import LOSS_KEYS, TrainConfig, step_losses
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.loop import LOSS_KEYS
 from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher, Targets
 from mask_frozen_detr.training.samples import CROP_SIDE, Sample, collate
+from mask_frozen_detr.training.step import step_losses
 
 OFFICIAL_CLASSES = 91  # COCO's category ids, as the official checkpoints have them
 ONE_TO_MANY = 1500  # H-Deformable-DETR's further queries, which training alone uses

@@ -22,7 +22,8 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.training.loop import TrainConfig, train
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.loop import train
 
 FIRST, SECOND = "stages.0", "stages.1"  # of the backbone: strides 4 and 8
 

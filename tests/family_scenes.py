@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.detectors import Detections, FrozenDetector
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
-from mask_frozen_detr.network.fusion import extents
 from mask_frozen_detr.network.mask_network import pixel_boxes
+from mask_frozen_detr.ops.padding import extents
 from mask_frozen_detr.training.losses import grid_points, mask_iou, read_truth
 
 BLOCKS, SIDE_OF_CROPS = 4, 56

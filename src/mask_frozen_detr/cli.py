@@ -13,7 +13,7 @@ from mask_frozen_detr.machine.memory import keep_freed_memory
 from mask_frozen_detr.machine.precision import Precision, autocast
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.paper.reproduce_plan import ReproduceConfig
-from mask_frozen_detr.training.loop import TrainConfig
+from mask_frozen_detr.training.config import TrainConfig
 
 
 @dataclass

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
-
-if TYPE_CHECKING:
-    from mask_frozen_detr.data.coco import CocoData
 
 # Spellings of COCO's names in published checkpoints (Pascal VOC's, run together) → COCO's own.
 ALIASES = {
@@ -78,7 +75,7 @@ def map_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> Cl
     )
 
 
-def classes_of(data: "CocoData", class_names: Sequence[str]) -> ClassMap:
+def classes_of(data: CocoData, class_names: Sequence[str]) -> ClassMap:
     """`map_classes` for a data set. Raises UserError that names its file."""
     try:
         return map_classes(class_names, data.categories)

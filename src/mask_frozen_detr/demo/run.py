@@ -16,7 +16,8 @@ from mask_frozen_detr.machine.files import save_image_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.drawing import draw_boxes, draw_instances, draw_truth, draw_wall
-from mask_frozen_detr.training.loop import TrainConfig, train
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.loop import train
 
 WALL_FILE = "masks.png"
 WALL_ROWS = 6

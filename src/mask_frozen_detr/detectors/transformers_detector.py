@@ -19,7 +19,7 @@ from mask_frozen_detr.detectors.transformers_attention import share_attention
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.network.fusion import extents
+from mask_frozen_detr.ops.padding import extents
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.network.config import EncoderKind
 from mask_frozen_detr.network.convnext import ConvNeXtLayer
-from mask_frozen_detr.network.deformable import DeformableLayer, reference_points
+from mask_frozen_detr.network.deformable import DeformableLayer
 from mask_frozen_detr.network.swin import SwinLayer
+from mask_frozen_detr.ops.sampling import reference_points
 
 BOX_WINDOW = 8
 

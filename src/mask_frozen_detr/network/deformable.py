@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.ops.deformable_attention import cell_centres, deformable_attention, sampling_locations
+from mask_frozen_detr.ops.deformable_attention import deformable_attention
+from mask_frozen_detr.ops.sampling import level_sizes, sampling_locations
 
 
 class DeformableAttention(nn.Module):
@@ -97,23 +97,3 @@ class DeformableLayer(nn.Module):
         attended = self.attention(tokens, position, references, shapes, valid, count)
         tokens = self.norm1(tokens[:, :count] + attended)
         return self.norm2(tokens + self.ffn(tokens))
-
-
-def level_sizes(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """(h, w) of L levels → (L, 2): their w, h in cells, float32."""
-    return send(torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32), device)
-
-
-def reference_points(shapes: Sequence[tuple[int, int]], valid_sizes: Tensor | None, device: torch.device) -> Tensor:
-    """Where each token looks first: its own place, on every level. (B or 1, S, L, 2) in [0, 1].
-
-    valid_sizes: (B, L, 2), the unpadded (w, h) of each level in cells; None where nothing is padded. A token at
-    a fraction of the *unpadded* extent of its level refers to the same fraction on all others, so that an image
-    alone and the same image in a padded batch sample the same pixels.
-    """
-    sizes = level_sizes(shapes, device)
-    extents = sizes[None] if valid_sizes is None else valid_sizes.to(torch.float32)
-    own = torch.cat(
-        [cell_centres(h, w, device)[None] / extents[:, level, None] for level, (h, w) in enumerate(shapes)], 1
-    )  # (B, S, 2)
-    return own[:, :, None] * (extents / sizes)[:, None]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.network.config import EncoderKind
 from mask_frozen_detr.network.convnext import ConvNeXtLayer
-from mask_frozen_detr.network.deformable import DeformableLayer, reference_points
-from mask_frozen_detr.network.fusion import extents
+from mask_frozen_detr.network.deformable import DeformableLayer
 from mask_frozen_detr.network.swin import SwinLayer
+from mask_frozen_detr.ops.padding import extents
+from mask_frozen_detr.ops.sampling import reference_points
 
 IMAGE_WINDOW = 16
 

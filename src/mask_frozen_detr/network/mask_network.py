@@ -14,12 +14,13 @@ from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.network.box_encoder import BOX_ENCODERS
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.network.fusion import Fusion, extents, valid_cells
+from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.heads import HEADS
 from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.query_encoder import QueryLayer
 from mask_frozen_detr.network.stem import PixelStem, stem_source
+from mask_frozen_detr.ops.padding import extents, valid_cells
 
 BOXES_AT_A_TIME = 8
 

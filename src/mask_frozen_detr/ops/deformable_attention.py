@@ -132,19 +132,3 @@ def _checked(choice: str, source: str) -> Choice:
 
 
 _choice: Choice = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
-
-
-def sampling_locations(references: Tensor, offsets: Tensor, sizes: Tensor) -> Tensor:
-    """references (·, N, L, 2) in [0, 1], offsets (B, N, H, L, P, 2) and sizes (L, 2) in cells → (B, N, H, L, P, 2)."""
-    P = offsets.shape[4]
-    # Side by side, all numbers of a head are one loop; by twos, x and y, they take ten times as long on a CPU.
-    references = references[:, :, :, None].expand(-1, -1, -1, P, -1).flatten(2)[:, :, None]
-    sizes = sizes[:, None].expand(-1, P, -1).flatten()
-    return (references + offsets.flatten(3) / sizes).view(offsets.shape)
-
-
-def cell_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(h·w, 2): x, y of the centres of a map's cells, in cells, row by row."""
-    y = torch.arange(height, device=device) + 0.5
-    x = torch.arange(width, device=device) + 0.5
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)

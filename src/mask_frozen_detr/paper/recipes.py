@@ -11,7 +11,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.paper.tables import PAPER, TRAINING, PaperRow
 from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.loop import TrainConfig
+from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.losses import LossConfig
 
 OFFICIAL_DETECTORS = {

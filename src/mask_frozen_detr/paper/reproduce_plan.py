@@ -20,7 +20,7 @@ from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.network.stem import stem_source
 from mask_frozen_detr.paper.recipes import Recipe, recipes
 from mask_frozen_detr.paper.tables import PAPER, PaperRow, paper_rows
-from mask_frozen_detr.training.loop import TrainConfig
+from mask_frozen_detr.training.config import TrainConfig
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 OF_TRAINING = ("lr", "warmup", "ema", "batch", "precision", "min_box_iou", "max_detections", "workers")

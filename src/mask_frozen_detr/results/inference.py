@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 
 from mask_frozen_detr.detectors.base import FrozenDetector, ScoreRule
 from mask_frozen_detr.network import MaskNetwork
-from mask_frozen_detr.network.fusion import extents
+from mask_frozen_detr.ops.padding import extents
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
 

@@ -12,31 +12,24 @@ Letters: B images, Q queries, N numbers of a view, h × w unpadded and H × W pa
 
 import hashlib
 import json
-import math
 import shutil
 import time
-import warnings
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from mask_frozen_detr.data.coco import ImageRecord
-from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import collate_images, mask_of_sizes
 from mask_frozen_detr.detectors.transformers_detector import join
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.files import write_bytes_atomic, write_json_atomic
+from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, make_batch
 
 FORMAT = 1  # of the files: another number, another folder
@@ -44,96 +37,6 @@ PROBES = 5  # images whose sizes the estimate is made from
 GB = 1e9
 OLD = 3600.0  # seconds after which the torso of a write is nobody's any more
 CACHE_FILE = "cache.json"
-
-
-@dataclass(frozen=True)
-class FrozenView:
-    """What the detector makes of one view, as it is stored.
-
-    values: (N,) bfloat16, the tensors of `layout`, name and shape each, one behind the other. boxes: (1, Q, 4)
-    float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
-    """
-
-    values: Tensor
-    boxes: Tensor
-    layout: list[tuple[str, list[int]]]
-    size: tuple[int, int]
-
-    @classmethod
-    def pack(cls, found: Detections, size: tuple[int, int], stem: bool, pixels: bool) -> "FrozenView":
-        """Of `found` for one image (B = 1); C₁ and the input are kept on request."""
-        parts = {"queries": found.queries, "logits": found.logits}
-        parts |= {f"level{number}": level for number, level in enumerate(found.features)}
-        if stem and found.stem is not None:
-            parts["stem"] = found.stem
-        if pixels and found.pixels is not None:
-            parts["pixels"] = found.pixels
-        values = torch.cat([part.flatten().to(torch.bfloat16) for part in parts.values()]).cpu()
-        return cls(values, found.boxes.float().cpu(), [(name, list(part.shape)) for name, part in parts.items()], size)
-
-    def unpack(self, device: torch.device) -> Detections:
-        """On `device`, in float32."""
-        values = self.values.to(device, non_blocking=True).float()
-        pieces = values.split([math.prod(shape) for _, shape in self.layout])
-        parts = {name: piece.view(shape) for (name, shape), piece in zip(self.layout, pieces, strict=True)}
-        return Detections(
-            queries=parts["queries"],
-            logits=parts["logits"],
-            boxes=self.boxes.to(device, non_blocking=True),
-            features=[part for name, part in parts.items() if name.startswith("level")],
-            stem=parts.get("stem"),
-            pixels=parts.get("pixels"),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.boxes.nbytes
-
-
-class ViewStore:
-    """The files of one detector and pre-processing. Loader processes read them; they need nothing else of a cache."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._hashes: dict[Path, str | None] = {}
-
-    def name(self, record: ImageRecord, flip: bool) -> str | None:
-        """Of a view: its image's content and size, and whether it is mirrored. None where the file cannot be read."""
-        if record.path not in self._hashes:
-            try:
-                self._hashes[record.path] = hashlib.sha256(record.path.read_bytes()).hexdigest()[:32]
-            except OSError:
-                self._hashes[record.path] = None  # reading it as an image will say why
-        content = self._hashes[record.path]
-        # The size that the annotations were made for: if that changes, the image is looked at again.
-        return content and f"{content}-{record.width}x{record.height}{'-flipped' if flip else ''}"
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
-    def read(self, name: str) -> FrozenView | None:
-        """None for what is not there, or damaged: it will be made, anew if need be, with a warning."""
-        path = self.path(name)
-        try:
-            with safe_open(path, "pt") as file:
-                described: dict[str, Any] = json.loads(file.metadata()["view"])
-                values, boxes = file.get_tensor("values"), file.get_tensor("boxes")
-            if _checksum(values, boxes) != described["checksum"]:
-                raise ValueError("its content is not what was written")
-            layout = [(str(part), list(shape)) for part, shape in described["layout"]]
-            height, width = described["size"]
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{path}: is damaged ({error}) and will be made anew", stacklevel=2)
-            return None
-        return FrozenView(values, boxes, layout, (height, width))
-
-    def write(self, name: str, view: FrozenView) -> None:
-        """Raises UserError where the disk is full or writing is not permitted."""
-        described = {"layout": view.layout, "size": view.size, "checksum": _checksum(view.values, view.boxes)}
-        data = save({"values": view.values, "boxes": view.boxes}, {"view": json.dumps(described)})
-        write_bytes_atomic(self.path(name), data)
 
 
 class FrozenCache:
@@ -253,13 +156,6 @@ class FrozenCache:
             image = dataset.preprocessing(Image.new("RGB", (record.width, record.height)))
             sizes.append(self._run(image, device).nbytes)
         return sum(sizes) / count
-
-
-def _checksum(*tensors: Tensor) -> int:
-    value = 0
-    for tensor in tensors:
-        value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, value)
-    return value
 
 
 def _existing(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
-from mask_frozen_detr.detectors.base import FineTune, hash_weights
+from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, evaluate, read_evaluation, write_evaluation
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import save_torch_atomic
-from mask_frozen_detr.machine.precision import Precision, resolve_precision
+from mask_frozen_detr.machine.precision import resolve_precision
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import (
@@ -38,11 +38,8 @@ from mask_frozen_detr.model import (
     load_network_weights,
     save_network_weights,
 )
-from mask_frozen_detr.network.fusion import extents
-from mask_frozen_detr.network.mask_network import pixel_boxes
-from mask_frozen_detr.training.augment import AugmentConfig
 from mask_frozen_detr.training.cache import FrozenCache
-from mask_frozen_detr.training.losses import LossConfig, mask_losses
+from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.run_folder import (
     CHECKPOINT_FILE,
@@ -55,75 +52,14 @@ from mask_frozen_detr.training.run_folder import (
     load_checkpoint,
     open_run,
 )
-from mask_frozen_detr.training.samples import Batch, SampleOrder, TrainingData, collate
+from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate
+from mask_frozen_detr.training.step import TrainingStep
 
 SHOWN_PROBLEMS = 20  # of unusable images, at the end
 REMEDY = "start another with a lower --lr, with --warmup, or with --precision fp32"
 MASK_LOSSES = ("bce", "dice", "iou")
 LOSS_KEYS = (*MASK_LOSSES, "detection")
 FINETUNE_RATE = 0.1  # of the detector's parameters, as a share of the mask network's (Table 11)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. The defaults are the paper's, with its batch of 2 for one GPU (Table 8)."""
-
-    iterations: int | None = None  # optimiser steps; None: by epochs
-    epochs: float = 6.0  # passes over the training images (Table 9)
-    batch: int = 2  # images a step, over all processes (Table 8)
-    accumulate: int = 1  # each process splits its share of the batch into so many forward passes
-    lr: float = 1.5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 5e-5
-    drops: tuple[float, ...] = (0.9, 0.95)  # shares of the run after which the rate is divided by 10
-    warmup: int = 0  # iterations of linear warm-up
-    clip: float = 1.0  # largest gradient norm; 0 = no clipping
-    min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out; 0 takes them all
-    ema: float = 0.0  # decay of a running mean of the weights, which is then saved and evaluated; 0 = none
-    finetune: FineTune = "none"  # what of the detector learns, too: partial is all but the backbone (Table 11)
-    precision: Precision = "auto"  # auto: bf16 on a GPU or CPU that computes in it, else fp32
-    seed: int = 0
-    workers: int = -1  # loader processes; -1: by the machine
-    max_detections: int = 100  # boxes an image that get masks in evaluation: 300 for DINO with FocalNet-L in the paper
-    evaluate_every: int = 0  # iterations between evaluations on the val split; 0: at the end only, if there is one
-    checkpoint_every: int = 500  # iterations between checkpoints
-    log_every: int = 20  # iterations between lines of metrics.jsonl
-    loss: LossConfig = field(default_factory=LossConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("batch", 1),
-            ("max_detections", 1),
-            ("accumulate", 1),
-            ("checkpoint_every", 1),
-            ("log_every", 1),
-            ("evaluate_every", 0),
-            ("warmup", 0),
-            ("workers", -1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least {least}")
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"iterations: found {self.iterations}, expected at least 1")
-        if not (self.epochs > 0 and self.lr > 0):
-            raise ValueError(f"epochs and lr: found {self.epochs} and {self.lr}, expected positive numbers")
-        if self.finetune not in ("none", "partial", "full"):
-            raise ValueError(f"finetune: found {self.finetune!r}, expected 'none', 'partial' or 'full'")
-        for name in ("ema", "min_box_iou"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected a number in [0, 1)")
-        if not 0 <= self.seed < 1 << 23:  # seed and sample number share the 64 bits of a generator's seed
-            raise ValueError(f"seed: found {self.seed}, expected 0 to {(1 << 23) - 1}")
-
-    def steps(self, images: int) -> int:
-        """Optimiser steps of the whole run on so many training images."""
-        return self.iterations or max(1, math.ceil(self.epochs * images / self.batch))
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step: warm-up, then a tenth after each drop."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * warm * 0.1 ** sum(step >= drop * steps for drop in self.drops)
 
 
 def train(
@@ -363,64 +299,6 @@ def train(
     return evaluation
 
 
-class TrainingStep(nn.Module):
-    """All that learns and all that it learns from, as one module for `DistributedDataParallel` to wrap."""
-
-    def __init__(self, model: MaskFrozenDetr, matcher: Matcher, loss: LossConfig):
-        super().__init__()
-        self.model, self.matcher, self.loss = model, matcher, loss
-
-    def forward(self, batch: Batch, seed: int | None) -> dict[str, torch.Tensor]:
-        """See `step_losses`."""
-        return step_losses(self.model, self.matcher, batch, self.loss, seed)
-
-
-def step_losses(
-    model: MaskFrozenDetr,
-    matcher: Matcher,
-    batch: Batch,
-    loss: LossConfig,
-    seed: int | None,
-) -> dict[str, torch.Tensor]:
-    """Losses of one forward pass, summed over its matched masks, and how many those were.
-
-    With a detector that is fine-tuned also its own loss, a mean over objects: `detection`. seed: of the run, for the
-    points that the losses are sampled on.
-    """
-    device = model.device
-    detections = batch.detections
-    if detections is None:
-        labels = None
-        if model.detector.finetuned != "none":
-            labels = [
-                {"class_labels": send(target.labels, device), "boxes": send(target.boxes, device)}
-                for target in batch.targets
-            ]
-        detections = model.detector(send(batch.pixel_values, device), batch.pixel_mask, labels)
-    matches = matcher(detections, batch.targets)
-    images = matches.image_index
-    output = model.network(detections, batch.pixel_mask, images, matches.query_index)
-    starts = torch.tensor([0] + [len(target.labels) for target in batch.targets[:-1]]).cumsum(0)
-    chosen = starts[images] + matches.target_index
-    boxes, labels_of, crops = (
-        torch.cat([getattr(target, name) for target in batch.targets])[chosen] for name in ("boxes", "labels", "crops")
-    )
-    with torch.autocast(device.type, enabled=False):
-        losses = mask_losses(
-            output.logits,
-            output.iou,
-            output.frames.float(),
-            send(crops, device),
-            send(pixel_boxes(boxes, extents(batch.pixel_mask)[images]), device),
-            send(labels_of, device),
-            loss,
-            None if seed is None else _generators(seed, batch.numbers, images),
-        )
-    if detections.loss is not None:
-        losses["detection"] = detections.loss
-    return {**losses, "matches": torch.tensor(float(len(matches)))}
-
-
 @contextmanager
 def _averaged_weights(learned: nn.Module, averaged: torch.optim.swa_utils.AveragedModel | None) -> Iterator[None]:
     """The mean of the weights in their stead, for an evaluation."""
@@ -433,15 +311,6 @@ def _averaged_weights(learned: nn.Module, averaged: torch.optim.swa_utils.Averag
         yield
     finally:
         learned.load_state_dict(kept)
-
-
-def _generators(seed: int, numbers: list[int], image_index: torch.Tensor) -> list[tuple[torch.Generator, int]]:
-    """Of each image, by its sample's number alone: neither processes nor accumulation change its points."""
-    counts = image_index.bincount(minlength=len(numbers)).tolist()
-    return [
-        (torch.Generator().manual_seed((seed << 40) + number), count)
-        for number, count in zip(numbers, counts, strict=True)
-    ]
 
 
 def _means(totals: dict[str, Any], accelerator: Accelerator) -> dict[str, float]:

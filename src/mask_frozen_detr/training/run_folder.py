@@ -8,17 +8,15 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_json_atomic, write_text_atomic
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
+from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.samples import TrainingData
-
-if TYPE_CHECKING:
-    from mask_frozen_detr.training.loop import TrainConfig
 
 TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -46,7 +44,7 @@ def is_finished(output: Path) -> bool:
     return (output / WEIGHTS_FILE).exists() and not (output / CHECKPOINT_FILE).exists()
 
 
-def describe_run(model: MaskFrozenDetr, config: "TrainConfig", steps: int, dataset: TrainingData) -> dict[str, Any]:
+def describe_run(model: MaskFrozenDetr, config: TrainConfig, steps: int, dataset: TrainingData) -> dict[str, Any]:
     """All that decides the outcome of a run."""
     instances = sum(len(record.annotations) for record in dataset.images)
     resolved = {

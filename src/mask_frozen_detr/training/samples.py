@@ -8,7 +8,6 @@ Letters: T objects of an image, S side of the ground-truth crops.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_imag
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.training.augment import AugmentConfig, draw_view, jitter_colour
 from mask_frozen_detr.training.crops import mask_crop
+from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.matching import Targets
-
-if TYPE_CHECKING:
-    from mask_frozen_detr.training.cache import FrozenView, ViewStore
 
 CROP_SIDE = 112
 SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of cropped objects are dropped
@@ -45,7 +42,7 @@ class Sample:
     problem: str | None = None
     number: int = 0
     view: str | None = None
-    frozen: "FrozenView | None" = None
+    frozen: FrozenView | None = None
 
 
 @dataclass
@@ -76,7 +73,7 @@ class TrainingData(Dataset[Sample]):
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         seed: int,
-        store: "ViewStore | None" = None,
+        store: ViewStore | None = None,
     ):
         self.classes, self.preprocessing, self.augment, self.seed = classes, preprocessing, augment, seed
         self.store = store

@@ -4,8 +4,9 @@ from mask_frozen_detr.detectors.official.checkpoint import is_official_checkpoin
 from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig
 from mask_frozen_detr.detectors.official.convert import convert_checkpoint
 from mask_frozen_detr.detectors.official.detector import OfficialDetector, load_official
-from mask_frozen_detr.detectors.official.model import OfficialDetr, OfficialOutput
+from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import OFFICIAL_NAMES, Published
+from mask_frozen_detr.detectors.official.output import OfficialOutput
 
 __all__ = [
     "OFFICIAL_NAMES",

@@ -4,22 +4,18 @@ Hungarian matching, focal classification, L1 and generalised IoU, on every decod
 authors' further branches (one-to-many queries, denoising) are not here: they shape training from scratch.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
 from mask_frozen_detr.detectors.official.config import OfficialConfig
-
-if TYPE_CHECKING:
-    from mask_frozen_detr.detectors.official.model import OfficialOutput
+from mask_frozen_detr.detectors.official.output import OfficialOutput
 
 BOX_LOSS, GIOU_LOSS = 5.0, 2.0  # both families
 
 
 def detection_loss(
-    outputs: "OfficialOutput", targets: list[dict[str, Tensor]], config: OfficialConfig
+    outputs: OfficialOutput, targets: list[dict[str, Tensor]], config: OfficialConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and its parts by name: `loss_ce`, `loss_bbox`, `loss_giou`, with `_0` … for the decoder's
     inner layers and `_proposal` for the proposals.

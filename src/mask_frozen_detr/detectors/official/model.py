@@ -4,7 +4,6 @@ Letters: B images, H × W padded input, S tokens of all levels, L levels, Q quer
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,33 +12,12 @@ from torch import Tensor, nn
 from mask_frozen_detr.detectors.official.backbones import BACKBONES
 from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.loss import detection_loss
+from mask_frozen_detr.detectors.official.output import OfficialOutput
 from mask_frozen_detr.detectors.official.position import sine_of_boxes, sine_of_cells
 from mask_frozen_detr.detectors.official.proposals import best_proposals, pick, proposal_logits
 from mask_frozen_detr.detectors.official.transformer import MLP, Decoder, Encoder, Levels
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.network.deformable import reference_points
-
-
-@dataclass
-class OfficialOutput:
-    """One forward pass. Boxes are cx, cy, w, h in [0, 1] of the **unpadded** image.
-
-    states (B, Q, d), logits (B, Q, K), boxes (B, Q, 4): of the last decoder layer.
-    layer_logits, layer_boxes: the same of every decoder layer, for the training losses.
-    proposal_logits, proposal_boxes: of every token, or of the Q chosen ones where their best class chose them.
-    features: (B, d, H_l, W_l) each, finest first: the encoder's maps after the layer asked for.
-    stem: (B, C, H/4, W/4), the backbone's C₁.
-    """
-
-    states: Tensor
-    logits: Tensor
-    boxes: Tensor
-    layer_logits: list[Tensor]
-    layer_boxes: list[Tensor]
-    proposal_logits: Tensor
-    proposal_boxes: Tensor
-    features: list[Tensor]
-    stem: Tensor
+from mask_frozen_detr.ops.sampling import reference_points
 
 
 class Transformer(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mask_frozen_detr.detectors.official.transformer import Levels
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.ops.deformable_attention import cell_centres
+from mask_frozen_detr.ops.sampling import cell_centres
 
 
 def proposal_logits(levels: Levels) -> tuple[Tensor, Tensor]:

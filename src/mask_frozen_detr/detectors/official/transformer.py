@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.position import inverse_sigmoid, sine_of_boxes
-from mask_frozen_detr.network.deformable import level_sizes
-from mask_frozen_detr.network.fusion import extents
-from mask_frozen_detr.ops.deformable_attention import deformable_attention, sampling_locations
+from mask_frozen_detr.ops.deformable_attention import deformable_attention
+from mask_frozen_detr.ops.padding import extents
+from mask_frozen_detr.ops.sampling import level_sizes, sampling_locations
 
 
 @dataclass

@@ -23,7 +23,8 @@ from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.training import cache as cache_module
 from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache, ViewStore
+from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache
+from mask_frozen_detr.training.frozen_views import ViewStore
 from mask_frozen_detr.training.run_folder import METRICS_FILE
 from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, collate
 

@@ -8,12 +8,11 @@ import torch
 from mask_frozen_detr.network import deformable_attention as attention
 from mask_frozen_detr.ops.deformable_attention import (
     attention_choice,
-    cell_centres,
     deformable_attention,
     deformable_attention_reference,
-    sampling_locations,
 )
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
+from mask_frozen_detr.ops.sampling import cell_centres, sampling_locations
 
 SHAPES = [(5, 7), (3, 4), (2, 2)]
 WAYS = pytest.mark.parametrize("attend", [deformable_attention_reference, deformable_attention_bags])

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from mask_frozen_detr.training.crops import mask_crop
 
 W, H = 320, 240
-COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"
+COCO_549 = Path(__file__).parents[2].parent / "shared" / "data" / "coco-549"
 
 
 def full_mask(polygons, width=W, height=H) -> np.ndarray:

@@ -12,10 +12,10 @@ from torch import Tensor
 from mask_frozen_detr import MaskFrozenDetr
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.results.inference import segment
-from mask_frozen_detr.training.loop import step_losses
 from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher, Targets
 from mask_frozen_detr.training.samples import Sample, collate
+from mask_frozen_detr.training.step import step_losses
 
 WAITS = {"cpu", "numpy", "item", "tolist", "nonzero", "unique", "unique_consecutive", "bincount", "masked_select"}
 WAITS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__", "equal", "allclose", "argwhere"}

@@ -23,7 +23,7 @@ MASK[5:15, 5:15] = 1
 RLE = coco_mask.encode(np.asfortranarray(MASK))
 COUNTS = RLE["counts"].decode()
 RUNS = decode_counts(RLE["counts"]).tolist()
-COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"
+COCO_549 = Path(__file__).parents[2].parent / "shared" / "data" / "coco-549"
 
 
 def image(image_id=1, name="dog.jpg", width=W, height=H) -> dict:

@@ -40,7 +40,7 @@ from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.results.inference import top_detections
 
 CONFIG = MaskNetworkConfig(mask_width=16, roi_size=8, image_layers=1, box_layers=1)
-DOCS = Path(__file__).parents[1] / "docs" / "detectors.md"
+DOCS = Path(__file__).parents[2] / "docs" / "detectors.md"
 
 every_model = pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name.replace(" ", "-"))
 

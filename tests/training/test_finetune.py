@@ -19,11 +19,13 @@ from mask_frozen_detr.detectors.base import FrozenDetector, hash_weights
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
 from mask_frozen_detr.training import loop as training
 from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.loop import TrainConfig, step_losses, train
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.loop import train
 from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.run_folder import TRAINING_FILE
 from mask_frozen_detr.training.samples import TrainingData, collate
+from mask_frozen_detr.training.step import step_losses
 
 CONFIG = TrainConfig(iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0)
 LABELS = [

@@ -9,7 +9,7 @@ from synthetic_detections import draw_detections, pad_batch, scatter_parameters
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, mask_network, training_free
-from mask_frozen_detr.network.fusion import valid_cells
+from mask_frozen_detr.ops.padding import valid_cells
 from mask_frozen_detr.paper.complexity import as_written, count_macs
 from mask_frozen_detr.results.paste import paste_probabilities
 

@@ -18,7 +18,7 @@ from mask_frozen_detr.results.rle import segmentation_to_rle
 from mask_frozen_detr.training.augment import AugmentConfig
 from mask_frozen_detr.training.samples import CROP_SIDE, Sample, SampleOrder, TrainingData, collate, no_targets
 
-COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"
+COCO_549 = Path(__file__).parents[2].parent / "shared" / "data" / "coco-549"
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
 
 

@@ -26,11 +26,12 @@ from mask_frozen_detr.detectors.base import DetectorInfo, DetectorShapes, Frozen
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.network.box_encoder import DeformableBoxLayers
-from mask_frozen_detr.network.deformable import DeformableLayer, reference_points
+from mask_frozen_detr.network.deformable import DeformableLayer
 from mask_frozen_detr.network.fusion import Neck
 from mask_frozen_detr.network.heads import DotProductHead, SegmenterHead
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.query_encoder import ObjectToObject, QueryLayer, sine_embedding
+from mask_frozen_detr.ops.sampling import reference_points
 from mask_frozen_detr.results.inference import segment
 
 SIZE = (32, 48)  # of the image

@@ -24,11 +24,13 @@ from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig, training_free
 from mask_frozen_detr.training import loop as training
 from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.loop import TrainConfig, frozen_fingerprint, step_losses, train
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.loop import frozen_fingerprint, train
 from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE, load_checkpoint
 from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate, no_targets
+from mask_frozen_detr.training.step import step_losses
 
 CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
 

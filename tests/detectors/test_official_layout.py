@@ -13,7 +13,7 @@ from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import OFFICIAL_NAMES, backbone_name, check_name
 from mask_frozen_detr.errors import UserError
 
-SHARED = Path(os.environ.get("MASK_FROZEN_DETR_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
+SHARED = Path(os.environ.get("MASK_FROZEN_DETR_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
 STATE_DICTS = SHARED / "state_dicts"
 
 PUBLISHED = [
