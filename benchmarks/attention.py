@@ -191,7 +191,7 @@ def tuning(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[
     """Milliseconds of the kernels for other tiles and warps than theirs."""
     if "triton" not in variants(device):
         return [], ["the kernels do not run here"]
-    from mask_frozen_detr.network import deformable_attention_triton as kernels
+    from mask_frozen_detr.ops import deformable_attention_triton as kernels
 
     rows, failures = [], []
     before = kernels.FORWARD, kernels.BACKWARD

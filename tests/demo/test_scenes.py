@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from torchvision.ops import box_iou
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from mask_frozen_detr.data import scenes, train_scene_detector
+from mask_frozen_detr.demo import scenes, train_scene_detector
 from mask_frozen_detr.demo.scenes import CLASSES, SCENE_DETECTOR, render_scene, render_scenes
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.results.contours import encode_mask, trace_contours

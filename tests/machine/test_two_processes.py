@@ -25,7 +25,7 @@ from mask_frozen_detr.cli import main
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.prediction import PREDICTIONS_FILE
-from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training import step
 from mask_frozen_detr.training.run_folder import METRICS_FILE
 
 STEPS = 5
@@ -52,8 +52,8 @@ def one_of_them(arguments: list[str], environment: dict[str, str], shown: Path, 
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     if dies_at:
-        original, calls = training.step_losses, iter(range(1, dies_at))
-        training.step_losses = lambda *parts: original(*parts) if next(calls, 0) else die_together(shown)
+        original, calls = step.step_losses, iter(range(1, dies_at))
+        step.step_losses = lambda *parts: original(*parts) if next(calls, 0) else die_together(shown)
     with open(shown, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         run_main(arguments, environment)
 

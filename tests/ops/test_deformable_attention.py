@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mask_frozen_detr.network import deformable_attention as attention
+from mask_frozen_detr.ops import deformable_attention as attention
 from mask_frozen_detr.ops.deformable_attention import (
     attention_choice,
     deformable_attention,

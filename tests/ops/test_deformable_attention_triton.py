@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.network import deformable_attention as attention
+from mask_frozen_detr.ops import deformable_attention as attention
 from mask_frozen_detr.ops.deformable_attention import deformable_attention, deformable_attention_reference
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")

@@ -145,7 +145,7 @@ def kill_in_training(monkeypatch, number: int) -> None:
             raise Killed
         return original(*arguments, **options)
 
-    monkeypatch.setattr(training, "step_losses", step_losses)
+    monkeypatch.setattr("mask_frozen_detr.training.step.step_losses", step_losses)
 
 
 @pytest.mark.parametrize(

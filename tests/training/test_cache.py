@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError, load_detector
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.data import dataset as dataset_module
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.training import cache as cache_module
+from mask_frozen_detr.training import samples as dataset_module
 from mask_frozen_detr.training.augment import AugmentConfig
 from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache
 from mask_frozen_detr.training.frozen_views import ViewStore

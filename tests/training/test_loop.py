@@ -335,7 +335,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(squashing, scenes, tiny_network
 
     seen: list[None] = []
     monkeypatch.setattr(
-        training, "step_losses", lambda *args, **options: (seen.append(None), spoil(*args, **options))[1]
+        "mask_frozen_detr.training.step.step_losses",
+        lambda *args, **options: (seen.append(None), spoil(*args, **options))[1],
     )
     config = replace(CONFIG, iterations=8, log_every=8, checkpoint_every=2)  # the third step spoils the weights
     with pytest.raises(UserError, match=r"not finite any more at iteration 4.*--lr"):
