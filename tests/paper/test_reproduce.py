@@ -28,6 +28,7 @@ from mask_frozen_detr.paper.reproduce_plan import (
 from mask_frozen_detr.paper.reproduce_plot import draw_table
 from mask_frozen_detr.paper.reproduce_report import Measured, compare, comparison, finding, markdown, rank_correlation
 from mask_frozen_detr.paper.tables import paper_rows
+from mask_frozen_detr.training import step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE
 
 SMALL = {"roi_size": 8, "workers": 0, "min_box_iou": 0.0, "max_images": 2, "max_detections": 5, "warmup": 0}
@@ -135,9 +136,7 @@ def kill_in_evaluation(monkeypatch, number: int) -> None:
 
 
 def kill_in_training(monkeypatch, number: int) -> None:
-    from mask_frozen_detr.training import loop as training
-
-    original, seen = training.step_losses, []
+    original, seen = step.step_losses, []
 
     def step_losses(*arguments, **options):
         seen.append(1)
@@ -145,7 +144,7 @@ def kill_in_training(monkeypatch, number: int) -> None:
             raise Killed
         return original(*arguments, **options)
 
-    monkeypatch.setattr("mask_frozen_detr.training.step.step_losses", step_losses)
+    monkeypatch.setattr(step, "step_losses", step_losses)
 
 
 @pytest.mark.parametrize(
