@@ -131,7 +131,7 @@ def evaluate(
     """
     start = time.perf_counter()
     state = processes()
-    classes = classes_of(data, model.detector.info.class_names)
+    classes = classes_of(data, model.detector.info.class_names, model.classes)
     share = data.images[state.process_index :: state.num_processes]
 
     def report(done: int) -> None:

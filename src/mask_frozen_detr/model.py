@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.images import read_image, to_rgb
 from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
 from mask_frozen_detr.detectors.base import hash_weights
@@ -37,12 +38,20 @@ class MaskFrozenDetr(nn.Module):
     """Instance masks from a detector that stays as it is.
 
     detector: the frozen detector. network: the mask network built for it. own_detector: the detector was fine-tuned
-    with the masks (Table 11), is nowhere else, and is saved with them.
+    with the masks (Table 11), is nowhere else, and is saved with them. classes: how the run's training data calls the
+    detector's classes; None before a training and for runs of older versions.
     """
 
-    def __init__(self, detector: FrozenDetector, network: MaskNetwork, own_detector: bool = False):
+    def __init__(
+        self,
+        detector: FrozenDetector,
+        network: MaskNetwork,
+        own_detector: bool = False,
+        classes: RunClasses | None = None,
+    ):
         super().__init__()
         self.detector, self.network, self.own_detector = detector, network, own_detector
+        self.classes = classes
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -105,7 +114,7 @@ class MaskFrozenDetr(nn.Module):
             )
         network = MaskNetwork(saved.network, saved.shapes)
         load_network_weights(network, folder / WEIGHTS_FILE)
-        return cls(detector, network.eval(), own)
+        return cls(detector, network.eval(), own, saved.classes)
 
     def adopt_detector(self, run: Path | None = None) -> None:
         """The detector is the masks' own from now on: as it has been fine-tuned, or as the folder `run` has it."""
@@ -144,14 +153,22 @@ class MaskFrozenDetr(nn.Module):
         identity = self.detector.info.identity
         if self.own_detector:
             identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
+        classes = {} if self.classes is None else {"classes": self.classes.describe()}
         return {
             "format": FORMAT,
             "detector": identity.as_dict(),
             "shapes": asdict(self.network.shapes),
             "network": asdict(self.network.config),
             "class_names": self.detector.info.class_names,
+            **classes,
             "preprocessing": self.detector.info.preprocessing.describe(),
         }
+
+    @property
+    def class_names(self) -> list[str]:
+        """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
+        names = self.detector.info.class_names
+        return names if self.classes is None else self.classes.names(names)
 
     @property
     def device(self) -> torch.device:
@@ -226,6 +243,7 @@ class RunConfig:
     detector: Identity
     shapes: DetectorShapes
     network: MaskNetworkConfig
+    classes: RunClasses | None
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -242,6 +260,7 @@ def read_run_config(folder: Path) -> RunConfig:
             Identity(**saved["detector"]),
             DetectorShapes(**shapes),
             MaskNetworkConfig(**saved["network"]),
+            RunClasses.read(saved["classes"], len(saved["class_names"])) if "classes" in saved else None,
         )
     except UserError:
         raise

@@ -1,8 +1,10 @@
 """Which class is which category."""
 
+import json
+
 import pytest
 
-from mask_frozen_detr.data.classes import classes_of, map_classes
+from mask_frozen_detr.data.classes import RunClasses, classes_of, map_classes
 from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.errors import UserError
 
@@ -17,6 +19,13 @@ ROWS = {
     "no names: ids": ([""] * 91, {1: "person", 90: "toothbrush"}, {1: 1, 90: 90}, "category id"),
     "no names, ids from 0": ([""] * 2, {0: "a", 1: "b"}, {0: 0, 1: 1}, "category id"),
     "no names, ids too large, as many": ([""] * 3, {10: "a", 5: "b", 90: "c"}, {5: 0, 10: 1, 90: 2}, "order"),
+    "in another Unicode form": (
+        ["cafe\u0301", "\uff34\uff36", "straße"],
+        {1: "CAFÉ", 2: "tv", 3: "STRASSE"},
+        {1: 0, 2: 1, 3: 2},
+        "name",
+    ),
+    "the same spelling goes first": (["Cat", "cat"], {1: "cat", 2: "Cat"}, {1: 1, 2: 0}, "name"),
     "a name twice in the detector": (["cat", "cat"], {1: "cat"}, {1: 0}, "name"),
     "a name twice in the data": (["cat", "dog"], {1: "cat", 2: "Cat"}, {1: 0}, "name"),
 }
@@ -66,3 +75,53 @@ def test_nothing_in_common_is_an_error(names, categories, expected):
 def test_the_error_names_the_file(scenes_folder):
     with pytest.raises(UserError, match=r"instances_val2017\.json: no category of the data is a class of the detector"):
         classes_of(load_split(scenes_folder, "val"), ["cat"])
+
+
+UNNAMED = [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "val", "index_of"),
+    [
+        # The case that went wrong: train by order, val (only the classes that occur) by category id.
+        (UNNAMED, {3: "cat", 5: "dog", 7: "cow", 9: "hen"}, {3: "cat", 1: "hen"}, {3: 0, 1: 3}),
+        (UNNAMED, {0: "cat", 1: "dog"}, {7: "Dog", 8: "cat"}, {7: 1, 8: 0}),
+        (UNNAMED, {0: "cat", 2: "dog"}, {0: "cat", 1: "hen"}, {0: 0, 1: 1}),  # a class that training never saw
+        (["cat", "dog", "hen"], {1: "cat"}, {5: "hen", 6: "cat"}, {5: 2, 6: 0}),
+        (UNNAMED, {0: "bouteille à café"}, {4: "Bouteille a\u0300 café"}, {4: 0}),
+    ],
+)
+def test_one_map_for_all_files_of_a_run(names, train, val, index_of):
+    run = map_classes(names, train).run
+    stored = RunClasses.read(json.loads(json.dumps(run.describe())), len(names))
+    assert stored == run
+    assert map_classes(names, val, stored).index_of == index_of
+    assert map_classes(names, train, stored).index_of == map_classes(names, train).index_of
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        ({0: "cat", 2: "auto"}, "category 2 is 'auto', but the run was trained with 'dog' as 2"),
+        ({5: "unicorn"}, "no category of the data is a class of the run: found unicorn, expected some of cat, dog"),
+    ],
+)
+def test_a_file_that_contradicts_the_run_is_an_error(val, message):
+    run = map_classes(UNNAMED, {0: "cat", 2: "dog"}).run
+    with pytest.raises(UserError, match=message):
+        map_classes(UNNAMED, val, run)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"by": "luck"}, {"index_of": {"cat": 9}}, {"index_of": {"cat": "0"}}, {"index_of": {"cat": 0, "dog": 0}}],
+)
+def test_damaged_classes_of_a_run_are_an_error(damage):
+    saved = map_classes(UNNAMED, {0: "cat", 2: "dog"}).run.describe()
+    with pytest.raises(ValueError, match="classes: "):
+        RunClasses.read(saved | damage, 4)
+
+
+def test_classes_without_a_name_are_called_as_in_training():
+    assert map_classes(UNNAMED, {0: "cat", 2: "dog"}).run.names(UNNAMED) == ["cat", "", "dog", ""]
+    assert map_classes(["Tv"], {8: "tvmonitor"}).run.names(["Tv"]) == ["Tv"]

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import build_squashing_detector
 from nursery import NURSERY, run_main
 from safetensors.torch import load_file
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.coco import CocoData, Skipped, load_split
+from mask_frozen_detr.data.coco import CocoData, Skipped, load_split, read_coco
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.evaluation import evaluate
@@ -526,3 +527,35 @@ def test_periodic_evaluation(squashing, scenes, tiny_network, tmp_path):
     assert {path.name for path in tmp_path.glob("evaluation-*")} == {"evaluation-2.json", "evaluation-4.json"}
     assert json.loads((tmp_path / "evaluation-4.json").read_text())["step"] == 4
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+# --- which class is which category ---
+
+
+def test_val_and_later_evaluations_take_the_classes_of_the_training_data(tmp_path, scenes_folder, tiny_network):
+    """A detector without class names; training data that fits by order, val data alone would fit by category id."""
+    folder = build_squashing_detector(tmp_path / "detector", names=dict.fromkeys(range(6), ""))
+    ids = {1: 3, 2: 4, 3: 5, 4: 7, 5: 8, 6: 9}
+    for split in ("train", "val"):
+        file = scenes_folder / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(file.read_text())
+        for entry in content["annotations"]:
+            entry["category_id"] = ids[entry["category_id"]]
+        for entry in content["categories"]:
+            entry["id"] = ids[entry["id"]]
+        if split == "val":  # only what occurs, and of that only what could be taken for class indices
+            content["categories"] = [entry for entry in content["categories"] if entry["id"] <= 5]
+            content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] <= 5]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    train_data = read_coco(tmp_path / "train.json", scenes_folder / "train2017")
+    val_data = read_coco(tmp_path / "val.json", scenes_folder / "val2017")
+    model = build(load_detector(folder), tiny_network)
+    assert classes_of(val_data, model.class_names).by == "category id", "this is what went wrong"
+    found = train(model, train_data, val_data, tmp_path / "run", replace(CONFIG, evaluate_every=0), quiet=True)
+    names = ["disc", "ring", "star"]
+    assert found.classes.startswith("3 classes of detector and data match by name.")
+    loaded = MaskFrozenDetr.from_pretrained(tmp_path / "run")
+    assert loaded.class_names[:3] == names
+    assert classes_of(val_data, model.detector.info.class_names, loaded.classes).index_of == {3: 0, 4: 1, 5: 2}
+    again = evaluate(loaded, val_data)
+    assert again.as_dict() | {"seconds": 0} == found.as_dict() | {"seconds": 0}

@@ -94,8 +94,9 @@ def train(
         )
     detector, info, device = model.detector, model.detector.info, accelerator.device
     classes = classes_of(train_data, info.class_names)
+    model.classes = classes.run
     if val_data is not None:
-        classes_of(val_data, info.class_names)
+        classes_of(val_data, info.class_names, model.classes)
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         raise UserError("the mask network has no part that could learn: the training-free baseline needs no training")
     if cache is not None:
