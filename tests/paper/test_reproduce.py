@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.paper import reproduce as module
+from mask_frozen_detr.paper import reproduce_rows
 from mask_frozen_detr.paper.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
+from mask_frozen_detr.paper.reproduce_compare import Measured, compare, rank_correlation
 from mask_frozen_detr.paper.reproduce_plan import (
     Budget,
     PlannedRow,
@@ -26,11 +29,13 @@ from mask_frozen_detr.paper.reproduce_plan import (
     read_table,
 )
 from mask_frozen_detr.paper.reproduce_plot import draw_table
-from mask_frozen_detr.paper.reproduce_report import Measured, compare, comparison, finding, markdown, rank_correlation
+from mask_frozen_detr.paper.reproduce_report import finding, markdown
+from mask_frozen_detr.paper.reproduce_result import RowRun, read_result
 from mask_frozen_detr.paper.tables import paper_rows
 from mask_frozen_detr.training import step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE
 
+PUBLISHED = Path(__file__).parents[2] / "benchmarks" / "results" / "reproduce"
 SMALL = {"roi_size": 8, "workers": 0, "min_box_iou": 0.0, "max_images": 2, "max_detections": 5, "warmup": 0}
 TINY = ReproduceConfig(budget="2it", **SMALL)
 OPTIONS = [
@@ -101,19 +106,19 @@ def test_a_finished_table_is_only_loaded_and_seeds_may_grow(table5, scenes_folde
     output = tmp_path / "copy"
     shutil.copytree(table5, output)
     trained = []
-    original = module.train
+    original = reproduce_rows.train
 
     def counted(*arguments, **options):
         trained.append(arguments[3].name)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr(reproduce_rows, "train", counted)
     before = without_clocks(result_of(output))
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, TINY)
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, TINY).as_dict()
     assert not trained
     assert without_clocks(result) == before
     grown = ReproduceConfig(budget="2it", seeds=2, **SMALL)
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, grown)
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, grown).as_dict()
     assert trained == [f"{name}-seed1" for name in TABLE_5]
     assert [[run["seed"] for run in row["runs"]] for row in result["rows"]] == [[0, 1]] * 4
     assert result["comparison"]["spread"] is not None
@@ -124,7 +129,7 @@ def test_a_finished_table_is_only_loaded_and_seeds_may_grow(table5, scenes_folde
 
 
 def kill_in_evaluation(monkeypatch, number: int) -> None:
-    original, seen = module.evaluate, []
+    original, seen = reproduce_rows.evaluate, []
 
     def evaluate(*arguments, **options):
         seen.append(1)
@@ -132,7 +137,7 @@ def kill_in_evaluation(monkeypatch, number: int) -> None:
             raise Killed
         return original(*arguments, **options)
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(reproduce_rows, "evaluate", evaluate)
 
 
 def kill_in_training(monkeypatch, number: int) -> None:
@@ -164,7 +169,7 @@ def test_a_killed_table_goes_on(kill, number, whole, left, table5, scenes_folder
     assert sum(bool(row["runs"]) for row in partial["rows"]) == whole
     assert "to do" in (tmp_path / REPORT_FILE).read_text(), "a valid report of what there is"
     assert (tmp_path / PLOT_FILE).exists()
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY)
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY).as_dict()
     assert without_clocks(result) == without_clocks(result_of(table5)), "as if it had never been killed"
     for name in TABLE_5:
         weights = Path("runs") / f"{name}-seed0" / WEIGHTS_FILE
@@ -175,24 +180,24 @@ def test_iterations_are_chosen_once(scenes_folder, tmp_path, monkeypatch):
     """By a budget of time, all rows get as many as the slowest; a resumed table keeps them."""
     config = ReproduceConfig(budget="30s", **SMALL)
     times = iter([10.0, 5.0, 15.0, 7.5])
-    monkeypatch.setattr(module, "TIMED", 1)
-    monkeypatch.setattr(module, "_seconds_a_step", lambda folder: next(times))
+    monkeypatch.setattr(reproduce_rows, "TIMED", 1)
+    monkeypatch.setattr(reproduce_rows, "seconds_a_step", lambda folder: next(times))
     kill_in_training(monkeypatch, 4 + 2)  # after each row's time was taken, in the first row's training
     with pytest.raises(Killed):
         reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config)
-    assert not (tmp_path / "timing").exists()
+    assert not list(tmp_path.glob(".timing*"))
     assert [row["iterations"] for row in result_of(tmp_path)["rows"]] == [2, 2, 2, 2]
     assert [row["seconds_per_iteration"] for row in result_of(tmp_path)["rows"]] == [10.0, 5.0, 15.0, 7.5]
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config)  # `times` is at its end
+    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config).as_dict()  # `times` is at its end
     assert [row["iterations"] for row in result["rows"]] == [2, 2, 2, 2]
     assert all(row["runs"] for row in result["rows"])
 
 
 def test_the_time_of_a_step_is_measured(squashing_folder, scenes_folder, tmp_path):
-    detectors = module.Detectors(str(squashing_folder))
+    detectors = reproduce_rows.LoadedDetectors(str(squashing_folder))
     rows = [row for row in plan_rows(5, TINY, detectors.at) if row.name == "none"]
     train_data = module.load_split(scenes_folder, "train")
-    (seconds,) = module._time_rows(rows, detectors, train_data, tmp_path).values()
+    (seconds,) = reproduce_rows.time_rows(rows, detectors, train_data, tmp_path).values()
     assert 1e-3 < seconds < 10
     assert not list(tmp_path.iterdir())
 
@@ -218,7 +223,7 @@ def test_a_damaged_result_is_named(squashing_folder, scenes_folder, tmp_path):
 
 
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, scenes_folder, tmp_path, monkeypatch):
-    original = module.train
+    original = reproduce_rows.train
 
     def train(model, train_data, val_data, folder, *more, **options):
         if folder.name == "neck-seed0":
@@ -227,7 +232,7 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, sc
 
     arguments = ["reproduce", "12", str(squashing_folder), str(scenes_folder), "--output", str(tmp_path), *OPTIONS]
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train", train)
+        patch.setattr(reproduce_rows, "train", train)
         assert main(arguments) == 2
     result = result_of(tmp_path)
     assert [bool(run.get("failed")) for row in result["rows"] for run in row["runs"]] == [False, True, False, False]
@@ -237,13 +242,16 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, sc
     assert not any(run.get("failed") for row in result_of(tmp_path)["rows"] for run in row["runs"])
 
 
-def test_a_detector_that_changes_is_found_out():
-    row = PlannedRow(paper_rows(5)[0], "train")
-    result: dict = {"box_ap": None}
-    module._check_boxes({"box_ap": 30.0}, row, result)
-    module._check_boxes({"box_ap": 30.01}, row, result)
-    with pytest.raises(RuntimeError, match="the frozen detector has changed"):
-        module._check_boxes({"box_ap": 29.0}, row, result)
+def test_a_detector_that_changes_is_found_out(squashing_folder, scenes_folder, tmp_path, monkeypatch):
+    original, shift = reproduce_rows.run_row, iter([0.0, 0.05, 1.0])
+
+    def drifting(*arguments, **options):
+        run = original(*arguments, **options)
+        return replace(run, box_ap=run.box_ap + next(shift))
+
+    monkeypatch.setattr(module, "run_row", drifting)
+    with pytest.raises(RuntimeError, match=r"row ffn-o2o: box AP.*the frozen detector has changed"):
+        reproduce(5, str(squashing_folder), scenes_folder, tmp_path, TINY)
 
 
 # --- rows that are not trained
@@ -252,9 +260,9 @@ def test_a_detector_that_changes_is_found_out():
 def test_table_1_is_evaluated_and_impossible_rows_are_named(squashing_folder, scenes_folder, tmp_path):
     """C₁ has 8 channels here, E₁ 16."""
     result = reproduce(1, str(squashing_folder), scenes_folder, tmp_path, ReproduceConfig(seeds=2, **SMALL))
-    kinds = {row["name"]: row["kind"] for row in result["rows"]}
+    kinds = {row.name: row.kind for row in result.rows}
     assert kinds == {"plain": "evaluate", "roi": "evaluate", "stem": "impossible", "roi-stem": "impossible"}
-    assert [[run["seed"] for run in row["runs"]] for row in result["rows"]] == [[None], [None], [], []]
+    assert [[run.seed for run in row.runs] for row in result.rows] == [[None], [None], [], []]
     text = (tmp_path / REPORT_FILE).read_text()
     assert "stem: not possible with this detector" in text
     assert "C₁ has 8 channels, E₁ 16" in text
@@ -286,7 +294,7 @@ def test_rows_that_come_to_the_same_run_once(plan, padding_folder):
     rows = plan(11)
     assert rows["dino-focalnet-l-frozen"].kind == "same"
     assert "h-detr-r50-frozen" in rows["dino-focalnet-l-frozen"].why
-    two = module.Detectors(str(padding_folder))  # two encoder layers
+    two = reproduce_rows.LoadedDetectors(str(padding_folder))  # two encoder layers
     kinds = [(row.name, row.kind) for row in plan_rows(15, TINY, two.at)]
     assert kinds == [("layer-2", "train"), ("layer-4", "same"), ("layer-6", "same")]
 
@@ -409,39 +417,90 @@ def test_differences_are_held_against_the_spread():
         Measured("tied", (1.0, 2.0), 42.0),
     ]
     found = compare(rows)
-    assert found["spread"] == pytest.approx(math.sqrt(0.5), abs=1e-4)  # of two that are 1 apart
+    assert found.spread == pytest.approx(math.sqrt(0.5), abs=1e-4)  # of two that are 1 apart
     # t of 5 degrees of freedom at 97.5% is 2.5706; a difference of two means over 2 seeds has the spread itself
-    assert found["resolved_from"] == pytest.approx(2.5706 * math.sqrt(0.5), abs=1e-3)
-    assert found["order"] == ["good", "best", "worst", "bad", "tied"]
-    assert [pair[:2] for pair in found["pairs"]["not_resolved"]] == [["best", "good"]]
-    assert found["pairs"]["against_the_paper"] == [["bad", "worst", 1.0, -5.0]]
-    assert len(found["pairs"]["as_in_the_paper"]) == 7, "10 pairs, one of them tied in the paper"
+    assert found.resolved_from == pytest.approx(2.5706 * math.sqrt(0.5), abs=1e-3)
+    assert found.order == ["good", "best", "worst", "bad", "tied"]
+    assert [pair[:2] for pair in found.pairs.not_resolved] == [("best", "good")]
+    assert found.pairs.against_the_paper == [("bad", "worst", 1.0, -5.0)]
+    assert len(found.pairs.as_in_the_paper) == 7, "10 pairs, one of them tied in the paper"
 
 
 def test_one_seed_resolves_nothing():
-    pairs = compare([Measured("a", (30.0,), 45.0), Measured("b", (10.0,), 40.0)])["pairs"]
-    assert [len(found) for found in pairs.values()] == [0, 0, 1]
+    pairs = compare([Measured("a", (30.0,), 45.0), Measured("b", (10.0,), 40.0)]).pairs
+    assert (pairs.as_in_the_paper, pairs.against_the_paper, len(pairs.not_resolved)) == ([], [], 1)
     free = [Measured("a", (30.0,), 45.0, trained=False), Measured("b", (10.0,), 40.0, trained=False)]
-    assert len(compare(free)["pairs"]["as_in_the_paper"]) == 1, "without training there is no seed"
+    assert len(compare(free).pairs.as_in_the_paper) == 1, "without training there is no seed"
 
 
 def test_orders_are_compared_over_equal_seeds(table5):
     """A table that is half way through its second seed is that of the first."""
-    result = result_of(table5)
-    first = comparison(result)
-    again = {**result["rows"][0]["runs"][0], "seed": 1}
-    again["mask"] = dict.fromkeys(again["mask"], 99.0)
-    result["rows"][0]["runs"].append(again)
-    assert comparison(result) == first
-    result["comparison"] = first
+    result = read_result(table5 / RESULT_FILE)
+    first = result.comparison()
+    run = result.rows[0].runs[0]
+    result.rows[0].runs.append(replace(run, seed=1, mask=dict.fromkeys(run.mask, 99.0)))
+    assert result.comparison() == first
     assert "99.0" not in " ".join(finding(result))
     assert "± " in markdown(result)
 
 
 def test_the_plot_of_a_table_without_runs(table5):
-    result = result_of(table5)
-    for row in result["rows"]:
-        row["runs"] = []
-    result["comparison"] = comparison(result)
+    result = read_result(table5 / RESULT_FILE)
+    for row in result.rows:
+        row.runs = []
     assert draw_table(result)[1:4] == b"PNG"
     assert "Fewer than two rows" in finding(result)[0]
+
+
+# --- what is read and written
+
+
+@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.json")), ids=lambda path: path.stem)
+def test_published_results_are_read_and_say_what_they_said(path):
+    saved = json.loads(path.read_text())
+    result = read_result(path)
+    assert [row.name for row in result.rows] == [row["name"] for row in saved["rows"]]
+    again = result.as_dict()
+    for key in ("order", "paper_order", "spearman", "kendall", "spread", "resolved_from", "pairs"):
+        assert again["comparison"][key] == saved["comparison"][key]
+    assert path.with_suffix(".md").read_text() == markdown(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda saved: saved.update(format=99), "found format 99, expected 1"),
+        (lambda saved: saved.update(rows=3), "is damaged"),
+        (lambda saved: saved["rows"][0].pop("kind"), "is damaged"),
+        (lambda saved: saved["rows"][0].update(runs=[5]), "is damaged"),
+        (lambda saved: saved["rows"][0]["runs"][0].update(mask="AP"), "mask: found str, expected dict or NoneType"),
+        (lambda saved: saved["data"].update(val_images="many"), "val_images: found str, expected int"),
+        (lambda saved: saved["options"].update(budget="soon"), "budget: found 'soon'"),
+    ],
+)
+def test_results_of_wrong_content_are_named(change, words, table5, tmp_path):
+    saved = result_of(table5)
+    change(saved)
+    (tmp_path / RESULT_FILE).write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=words):
+        read_result(tmp_path / RESULT_FILE)
+
+
+def test_names_with_markup_are_shown_as_they_are(table5):
+    """In Markdown they neither make elements nor markup, in the plot no formulas."""
+    result = read_result(table5 / RESULT_FILE)
+    result.detector = replace(result.detector, name="det$\\frac$<script>alert(1)</script>|*a*\x1b[31m")
+    result.rows[0].runs = [RowRun(0, failed="in <b>x</b> | _y_\nz")]
+    text = markdown(result)
+    for raw in ("<script>", "<b>", "\x1b", "|*a*"):
+        assert raw not in text
+    assert "det\\$\\\\frac\\$&lt;script&gt;alert(1)" in text
+    assert draw_table(result)[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("name", [REPORT_FILE, PLOT_FILE, "runs"])
+def test_files_of_others_are_not_replaced(name, squashing_folder, scenes_folder, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: is there already"):
+        reproduce(1, str(squashing_folder), scenes_folder, tmp_path, TINY)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
