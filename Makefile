@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test test-slow lint benchmarks gpu-benchmarks train-demo-detector clean
+.PHONY: help install demo test test-slow campaign lint benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -29,6 +29,10 @@ test: $(INSTALLED)  ## the tests, on a CPU
 
 test-slow: $(INSTALLED)  ## the tests that take minutes as well
 	$(TESTS)
+
+# One failing try again: make campaign ARGS="--kind K --seed S --try N"
+campaign: $(INSTALLED)  ## thousands of kills, damaged files and hostile input, counted by kind: some half an hour
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m campaign --jobs $(JOBS) $(ARGS)
 
 lint: $(INSTALLED)  ## format, lint, check types
 	$(BIN)/ruff format src tests benchmarks

@@ -1,0 +1,195 @@
+"""What every try starts from: a tiny detector, rendered pictures, a finished run, an interrupted one, a cache."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from campaign.commands import Command, Ran, command_line, run
+
+STEPS = 9
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
+VARIANTS = {
+    "plain": "--workers 0",
+    "mean": "--workers 0 --ema 0.9",
+    "accumulation": "--workers 0 --batch 4 --accumulate 2 --log-every 2",
+    "a loader process": "--workers 1",
+    "cache": "--workers 0 --cache {folder}/cache",
+    "fine-tuning": "--workers 0 --finetune partial --ema 0.5",
+    "all": "--workers 2 --ema 0.9 --batch 4 --accumulate 2 --log-every 2 --finetune full",
+    "all with a cache": "--workers 1 --ema 0.9 --batch 4 --accumulate 2 --cache {folder}/cache",
+}
+CLOCKS = {"images_per_second", "device_hours"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with all of it, never changed by a try."""
+
+    root: Path
+
+    @property
+    def detector(self) -> Path:
+        return self.root / "detector"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def run(self) -> Path:
+        """A finished run."""
+        return self.root / "run"
+
+    @property
+    def killed(self) -> Path:
+        """The same run, killed after its first checkpoint."""
+        return self.root / "killed"
+
+    def pictures(self) -> list[Path]:
+        return sorted((self.data / "val2017").iterdir())
+
+    def train(self, output: Path, variant: str = "plain", *more: str) -> list[str]:
+        """The command line of a run."""
+        options = VARIANTS[variant].format(folder=output.parent)
+        start = ["train", str(self.detector), str(self.data), "--output", str(output)]
+        return [*start, *f"{NETWORK} {TRAINING} {options}".split(), *more]
+
+    def undisturbed(self, variant: str) -> "Outcome":
+        """What a run of a variant comes to that nobody disturbs; it is run once."""
+        folder = self.root / f"undisturbed-{variant.replace(' ', '-')}"
+        if not folder.exists():
+            building = self.root / f".undisturbed-{os.getpid()}"
+            building.mkdir()
+            ended = run(self.train(building / "run", variant), building)
+            if ended.code:
+                raise RuntimeError(f"an undisturbed run failed: {ended.text}")
+            try:
+                building.rename(folder)
+            except OSError:  # another process was quicker
+                shutil.rmtree(building)
+        return outcome(folder / "run")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run came to, without clocks."""
+
+    weights: str
+    detector: str
+    metrics: tuple[str, ...]
+    evaluation: str
+    names: frozenset[str]
+
+    def differences(self, other: "Outcome") -> list[str]:
+        return [name for name in vars(self) if getattr(self, name) != getattr(other, name)]
+
+
+def outcome(output: Path) -> Outcome:
+    lines = [json.loads(text) for text in (output / "metrics.jsonl").read_text().splitlines()]
+    evaluation = json.loads((output / f"evaluation-{STEPS}.json").read_text())
+    evaluation.pop("seconds", None)
+    return Outcome(
+        hash_of(output / "mask_network.safetensors"),
+        "".join(hash_of(path) for path in sorted((output / "detector").glob("*.safetensors"))),
+        tuple(json.dumps({key: line[key] for key in line if key not in CLOCKS}) for line in lines),
+        json.dumps(evaluation, sort_keys=True),
+        frozenset(path.name for path in output.iterdir()),
+    )
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every entry below a folder and what it is: a file's hash, a link's target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"link to {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = hash_of(path)
+        else:
+            found[name] = "a folder" if path.is_dir() else "something else"
+    return found
+
+
+def lost(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """What was there and is gone or another now."""
+    return [
+        f"{name} was {'changed' if name in after else 'deleted'}"
+        for name, value in before.items()
+        if after.get(name) != value
+    ]
+
+
+def predictions(output: Path, folder: Path) -> Any:
+    """predictions.json without where it was written. None where there is none."""
+    path = output / "predictions.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text().replace(str(folder), "@"))
+    if isinstance(content, dict):
+        content.pop("info", None)
+    return content
+
+
+def build(root: Path) -> Bench:
+    """All of it, each part in a fork: this process must never have run a thread of its own."""
+    bench = Bench(root)
+
+    def prepare() -> None:
+        from conftest import build_squashing_detector
+
+        from mask_frozen_detr.demo.scenes import render_scenes
+
+        build_squashing_detector(bench.detector)
+        render_scenes(bench.data, train=6, val=3)
+
+    _need(Command(prepare, root).wait())
+    _need(run(bench.train(bench.run), root))
+    _need(run(bench.train(root / "cached", "cache"), root))
+    while not (bench.killed / "checkpoint.pt").exists():
+        shutil.rmtree(bench.killed, ignore_errors=True)
+        kill_when(Command(command_line(bench.train(bench.killed)), root), (bench.killed / "checkpoint.pt").exists)
+    return bench
+
+
+def kill_when(command: Command, ready: Callable[[], bool]) -> Ran:
+    """SIGKILL at the moment that something is so, if it ever is."""
+    while not command.over() and not ready():
+        time.sleep(0.001)
+    command.signal(signal.SIGKILL, group=True)
+    return command.wait()
+
+
+def _need(ran: Ran) -> None:
+    if ran.code:
+        raise RuntimeError(f"the bench cannot be built: {ran.text}")
+
+
+@dataclass(frozen=True)
+class Try:
+    """What was tried, to be read by people, and what fell short."""
+
+    what: str
+    faults: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault. attempt: one try, in a new folder, decided by the generator alone."""
+
+    name: str
+    about: str
+    attempt: Callable[[Bench, Random, Path], Try]

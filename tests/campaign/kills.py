@@ -1,0 +1,135 @@
+"""Runs that are killed and resumed, at any moment and by any signal: the weights of the run that never was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+from campaign.bench import VARIANTS, Bench, Try, outcome
+from campaign.commands import Command, Ran, command_line, manners, run
+
+SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+SPAN = 3.0  # seconds that a run takes, or a little more
+
+
+def killed_and_resumed(bench: Bench, random: Random, folder: Path) -> Try:
+    variant = random.choice(list(VARIANTS))
+    expected = bench.undisturbed(variant)
+    output, story = folder / "run", [variant]
+    faults: list[str] = []
+    for _ in range(random.choice([1, 1, 2, 3])):
+        number = random.choice(list(SIGNALS))
+        # From the first moment on, and more often where the steps are.
+        moment, group = random.choice([random.uniform(0, 0.4), random.uniform(0, SPAN)]), random.random() < 0.5
+        story.append(f"{number.name} at {moment:.2f} s{' to all' if group else ''}")
+        ran = _killed_at(bench, output, variant, number, moment, group)
+        faults += [f"after {story[-1]}: {fault}" for fault in _check_killed(ran, number, output)]
+        if faults:
+            break
+    if not faults:
+        ran = run(_again(bench, output, variant), folder)
+        faults += manners(ran, (0,))
+    if not faults:
+        faults += [f"other {name} than of the undisturbed run" for name in outcome(output).differences(expected)]
+    return Try(", ".join(story), faults)
+
+
+def _again(bench: Bench, output: Path, variant: str) -> list[str]:
+    """What a user gives: with --resume as soon as there is anything."""
+    there = output.exists() and any(output.iterdir())
+    return bench.train(output, variant, *(["--resume"] if there else []))
+
+
+def _killed_at(bench: Bench, output: Path, variant: str, number: int, moment: float, group: bool) -> Ran:
+    command = Command(command_line(_again(bench, output, variant)), output.parent)
+    while not command.over() and time.monotonic() - command.started < moment:
+        time.sleep(0.001)
+    command.signal(number, group)
+    return command.wait()
+
+
+def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
+    codes = {0, SIGNALS[signal.Signals(number)]}
+    if number != signal.SIGKILL and not output.exists():
+        codes.add(-number)  # before the command line itself
+    faults = manners(ran, codes)
+    metrics = output / "metrics.jsonl"
+    if not faults and ran.code in (130, 143) and metrics.exists() and metrics.read_text().strip():
+        # A step was done: it must not be lost.
+        finished = (output / "mask_network.safetensors").exists()
+        if not (output / "checkpoint.pt").exists() and not finished:
+            faults.append(f"exit code {ran.code} after {len(metrics.read_text().splitlines())} steps, no checkpoint")
+    return faults
+
+
+def signals_at_the_start(bench: Bench, random: Random, folder: Path) -> Try:
+    """A real process that is interrupted while it imports: no traceback of ours, and the shell's exit code."""
+    number = random.choice([signal.SIGINT, signal.SIGTERM])
+    moment = random.uniform(0.0, 4.0) if random.random() < 0.5 else random.uniform(0.0, 0.6)
+    command = random.choice(
+        [bench.train(folder / "run"), ["evaluate", bench.run, bench.data], ["recipes"], ["train", "--help"]]
+    )
+    with open(folder / "output", "wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mask_frozen_detr.cli", *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+            start_new_session=True,
+        )
+        started = time.monotonic()
+        while process.poll() is None and time.monotonic() - started < moment:
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            code, late = process.wait(timeout=30), False
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            code, late = process.wait(), True
+    text = (folder / "output").read_text(errors="replace")
+    if text and "mask_frozen_detr" not in text and "Traceback" in text:
+        text = ""  # the interpreter's own start, before any line of ours
+    ran = Ran(code, text, time.monotonic() - started, 0, late)
+    faults = manners(ran, {0, SIGNALS[number], *([-number] if moment < 1 else [])})
+    return Try(f"{command[0]}, {number.name} after {moment:.2f} s", faults)
+
+
+def two_runs_one_folder(bench: Bench, random: Random, folder: Path) -> Try:
+    """Two commands at one time on one folder: one of them works, the other is refused or finds it done."""
+    output = folder / "run"
+    story = []
+    first_seed, second_seed = random.choice([("0", "0"), ("0", "1")])
+    more = random.choice([[], [], ["--resume"], ["--overwrite"]])
+    if more == ["--resume"] and random.random() < 0.5:
+        # Both go on with a run that was killed.
+        import shutil
+
+        shutil.copytree(bench.killed, output)
+        first_seed = second_seed = "0"
+        story.append("a killed run")
+    resumes = ["--resume"] if output.exists() else []
+    first = Command(command_line(bench.train(output, "plain", "--seed", first_seed, *resumes)), folder)
+    moment = random.choice([0.0, random.uniform(0, 0.5), random.uniform(0, SPAN)])
+    time.sleep(moment)
+    second = Command(command_line(bench.train(output, "plain", "--seed", second_seed, *more)), folder)
+    ends = [first.wait(), second.wait()]
+    story += [f"seed {first_seed} {resumes}", f"{moment:.2f} s later seed {second_seed} {more}"]
+    faults = [fault for ran in ends for fault in manners(ran)]
+    codes = [ran.code for ran in ends]
+    if not faults and 0 not in codes:
+        faults.append(f"both are refused: {ends[0].last_line} / {ends[1].last_line}")
+    if not faults:
+        found = outcome(output)
+        seed = json.loads((output / "training.json").read_text())["seed"]
+        if len(found.metrics) != 9:
+            faults.append(f"{len(found.metrics)} lines of metrics, expected 9")
+        elif seed == 0 and found.differences(bench.undisturbed("plain")):
+            faults.append(f"mixed: other {found.differences(bench.undisturbed('plain'))}, exit codes {codes}")
+        elif seed == 0 and first_seed != second_seed and codes == [2, 0]:
+            faults.append("the folder holds the run that was refused")
+    return Try(", ".join(story), faults)

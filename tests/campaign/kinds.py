@@ -1,0 +1,27 @@
+"""All kinds of faults that the campaign tries."""
+
+from campaign import changes, damage, disks, foreign_files, hostile_input, kills, odd_pictures
+from campaign.bench import Kind
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("kills", "runs killed 1 to 3 times and resumed", kills.killed_and_resumed),
+        Kind("start", "processes interrupted while they start", kills.signals_at_the_start),
+        Kind("two-runs", "two commands on one folder", kills.two_runs_one_folder),
+        Kind("changed-resume", "data or detector changed before --resume", changes.before_resume),
+        Kind("changed-use", "detector changed before predict or evaluate", changes.before_use),
+        Kind("weights", "damaged weights and descriptions", damage.weights_of_runs),
+        Kind("records", "damaged checkpoints and records", damage.records_of_runs),
+        Kind("cache", "damaged caches", damage.cached_outputs),
+        Kind("data", "damaged annotations and pictures", damage.data_files),
+        Kind("json", "hostile annotations", hostile_input.annotations),
+        Kind("run-folders", "hostile run folders", hostile_input.run_folders),
+        Kind("detectors", "hostile detector folders", hostile_input.detector_folders),
+        Kind("pictures", "odd pictures, predicted", odd_pictures.predicted),
+        Kind("data-pictures", "odd pictures in data", odd_pictures.of_data),
+        Kind("foreign", "files of the user's where output goes", foreign_files.tried),
+        Kind("full-disk", "full disks and quotas", disks.full),
+        Kind("read-only", "output where none can be", disks.read_only),
+    )
+}

@@ -1,0 +1,58 @@
+"""A small sample of the campaign of faults: `make campaign` runs it at length."""
+
+from pathlib import Path
+
+import pytest
+from nursery import NURSERY
+
+from campaign.kinds import KINDS
+
+SAMPLE = ["kills", "records", "cache"]  # kinds that hold
+
+
+def _sample(names: list[str], root: str, found) -> None:
+    """In a process that has run no threads: its commands are forks of it."""
+    from campaign.__main__ import attempt, prepare
+    from campaign.bench import build
+
+    prepare()
+    bench = build(Path(root))
+    for name in names:
+        found.send((name, attempt(KINDS[name], bench, seed=0, number=0)))
+    found.close()
+
+
+def test_one_try_of_each_kind(tmp_path):
+    here, there = NURSERY.Pipe(duplex=False)
+    child = NURSERY.Process(target=_sample, args=(SAMPLE, str(tmp_path), there))
+    child.start()
+    there.close()
+    failed = []
+    for _ in SAMPLE:
+        name, one = here.recv()
+        failed += [f"--kind {name} --seed 0 --try 0: {one.what}: {fault}" for fault in one.faults]
+    child.join(timeout=60)
+    assert not failed, "\n".join(failed)
+
+
+def test_faults_are_seen():
+    """The judge of a command's manners would pass none of these."""
+    from campaign.commands import Ran, manners
+
+    good = Ran(2, "mask-frozen-detr: a.json: is empty, expected JSON\n", 1.0, 10.0)
+    assert not manners(good)
+    for fault, ran in {
+        "traceback": Ran(1, "Traceback (most recent call last):\nKeyError: 1\n", 1.0, 10.0),
+        "exit code": Ran(-11, "", 1.0, 10.0),
+        "without a word": Ran(2, "", 1.0, 10.0),
+        "hangs": Ran(-9, "", 99.0, 10.0, late=True),
+        "memory": Ran(0, "", 1.0, 9000.0),
+        "control character": Ran(0, "a \x1b[31mred\x1b[0m name", 1.0, 10.0),
+    }.items():
+        assert any(fault in found for found in manners(ran)), fault
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_are_told_apart(name):
+    assert KINDS[name].name == name
+    assert KINDS[name].about
