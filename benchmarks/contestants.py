@@ -28,11 +28,11 @@ from mask_frozen_detr.detectors.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from mask_frozen_detr.machine.precision import Precision, autocast
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.inference import TopDetections, segment, top_detections
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.box_masks import MASK_SIDE
+from mask_frozen_detr.training.config import LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import LOSS_KEYS
-from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher, Targets
-from mask_frozen_detr.training.samples import CROP_SIDE, Sample, collate
+from mask_frozen_detr.training.samples import Sample, collate
 from mask_frozen_detr.training.step import step_losses
 
 OFFICIAL_CLASSES = 91  # COCO's category ids, as the official checkpoints have them
@@ -107,12 +107,12 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
     matcher = Matcher(model.detector.info.costs, model.detector.info.score_rule, HYPER.min_box_iou)
     batch = collate(
         [
-            Sample(image, Targets(picture.boxes, picture.labels, picture.crops(CROP_SIDE)))
+            Sample(image, Targets(picture.boxes, picture.labels, picture.box_masks(MASK_SIDE)))
             for image, picture in zip(normalised(pictures), pictures, strict=True)
         ]
     )
     objects = sum(len(picture.boxes) for picture in pictures)
-    images = batch.pixel_values.to(device), batch.pixel_mask  # the mask where it is best: on the host
+    images = normalised(pictures).to(device), batch.pixel_mask  # the mask where it is best: on the host
 
     def step() -> dict[str, Tensor]:
         model.network.train()

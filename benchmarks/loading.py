@@ -57,7 +57,7 @@ def loading(sizes: Sizes, until: float) -> tuple[list[dict[str, Any]], list[str]
     from mask_frozen_detr.data.classes import classes_of
     from mask_frozen_detr.data.coco import read_coco
     from mask_frozen_detr.detectors.preprocessing import ShortestEdge
-    from mask_frozen_detr.training.augment import AugmentConfig
+    from mask_frozen_detr.training.config import AugmentConfig
     from mask_frozen_detr.training.samples import TrainingData
 
     threads = torch.get_num_threads()

@@ -26,9 +26,8 @@ from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
 from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.ops.padding import extents, valid_cells
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.config import LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
-from mask_frozen_detr.training.losses import LossConfig
 
 WIDTH, POOLED = 256, 14
 

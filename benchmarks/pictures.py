@@ -38,10 +38,10 @@ class Picture:
         x = ((torch.arange(width) + 0.5) / width - self.boxes[:, :1]) / self.boxes[:, 2:3] * 2
         return _inside(x, y, self.exponents)
 
-    def crops(self, side: int) -> Tensor:
+    def box_masks(self, side: int) -> Tensor:
         """(T, S, S) uint8, each over its own box."""
-        places = ((torch.arange(side) + 0.5) / side * 2 - 1).expand(len(self.boxes), side)
-        return _inside(places, places, self.exponents)
+        positions = ((torch.arange(side) + 0.5) / side * 2 - 1).expand(len(self.boxes), side)
+        return _inside(positions, positions, self.exponents)
 
 
 def _inside(x: Tensor, y: Tensor, exponents: Tensor) -> Tensor:

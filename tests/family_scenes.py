@@ -15,7 +15,8 @@ from mask_frozen_detr.detectors import Detections, FrozenDetector
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.ops.padding import extents
-from mask_frozen_detr.training.losses import grid_points, mask_iou, read_truth
+from mask_frozen_detr.training.losses import mask_iou
+from mask_frozen_detr.training.points import cell_centres, read_truth
 
 BLOCKS, SIDE_OF_CROPS = 4, 56
 COLOUR = (2.0, 1.5, -1.0)
@@ -111,7 +112,7 @@ def overfit(detector: FrozenDetector, scenes: BlockScenes, stem: bool, shift: fl
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     image_index, query_index = torch.arange(images), torch.zeros(images, dtype=torch.long)
     frames = pixel_boxes(scenes.boxes[:, 0], extents(scenes.pixel_mask))
-    points = grid_points(POINTWISE.roi_size, frames.device).expand(images, -1, -1)
+    points = cell_centres(POINTWISE.roi_size, POINTWISE.roi_size, frames.device).expand(images, -1, -1)
     truth = read_truth(scenes.crops, frames, frames, points).view(images, POINTWISE.roi_size, -1)
     for _ in range(steps):
         logits = network(found, scenes.pixel_mask, image_index, query_index).logits

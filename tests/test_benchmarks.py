@@ -105,7 +105,7 @@ def test_our_contestant_matches_all_objects_and_makes_all_masks():
 def test_pictures_have_masks_in_their_boxes():
     picture = draw_pictures(TINY, 1)[0]
     boxes, logits = draw_detections([picture], queries=9, classes=91)
-    for mask, crop, (x0, y0, x1, y1) in zip(picture.masks, picture.crops(64), picture.corners, strict=True):
+    for mask, crop, (x0, y0, x1, y1) in zip(picture.masks, picture.box_masks(64), picture.corners, strict=True):
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         assert (rows.min() >= y0 - 1, rows.max() <= y1) == (True, True)
         assert (columns.min() >= x0 - 1, columns.max() <= x1) == (True, True)

@@ -1,6 +1,7 @@
 """The one error a user can mend: the command line prints its text without a traceback and exits with code 2."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -13,3 +14,48 @@ def shorten(names: Iterable[Any], limit: int = 6) -> str:
     found = [str(name) for name in names]
     rest = f" … ({len(found)} in all)" if len(found) > limit else ""
     return ", ".join(found[:limit]) + rest
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    whole: bool = False,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Raises UserError unless the option `name` is a finite number from `least` to `most`.
+
+    whole: it must be an int. above, below: the least or the most itself is too little or too much. True and False are
+    no numbers here.
+    """
+    kind = int if whole else int | float
+    if (
+        isinstance(value, kind)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+        and (value > least if above else value >= least)
+        and (value < most if below else value <= most)
+    ):
+        return
+    limits = []
+    if math.isfinite(least):
+        limits.append(f"above {least:g}" if above else f"at least {least:g}")
+    if math.isfinite(most):
+        limits.append(f"below {most:g}" if below else f"at most {most:g}")
+    expected = ", ".join(["a whole number" if whole else "a number", *limits])
+    raise UserError(f"{name}: found {value!r}, expected {expected}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises UserError unless the option `name` is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name}: found {value!r}, expected True or False")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises UserError unless the option `name` is one of some words."""
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{name}: found {value!r}, expected {', '.join(map(repr, choices))}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from mask_frozen_detr import MaskFrozenDetr
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.results.inference import segment
-from mask_frozen_detr.training.losses import LossConfig
+from mask_frozen_detr.training.config import LossConfig
 from mask_frozen_detr.training.matching import Matcher, Targets
 from mask_frozen_detr.training.samples import Sample, collate
 from mask_frozen_detr.training.step import step_losses
@@ -78,7 +78,7 @@ def test_a_training_step_waits_once_for_the_device(far_detector, tiny_network, o
 def test_inference_only_fetches_what_it_returns(far_detector, tiny_network):
     model = MaskFrozenDetr.build(far_detector, tiny_network).eval()
     batch = collate([sample(64, 96), sample(96, 64)])
-    found = segment(far_detector, model.network, batch.pixel_values, batch.pixel_mask, [(64, 96), (96, 64)], 20)
+    found = segment(far_detector, model.network, batch.images, batch.pixel_mask, [(64, 96), (96, 64)], 20)
     assert [len(instances) for instances in found] == [20, 20]
     # scores, queries, labels; masks, frames, IoU, boxes: the device's queue is empty from the first of each on
     assert Far.waits == ["cpu"] * 7

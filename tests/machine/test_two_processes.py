@@ -136,6 +136,36 @@ def test_the_same_curve_and_ap(cached, train_command, alone, tmp_path):
     assert not shown[1].strip(), "one process speaks"
 
 
+@pytest.mark.parametrize("more", [["--query-o2o"], ["--no-mask-scoring", "--head", "segmenter"]], ids=" ".join)
+def test_a_process_without_a_single_match(more, scenes_folder, squashing_folder, tmp_path):
+    """One of two pictures cannot be read, so one process never has anything to learn from: as with one alone."""
+    annotations = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
+    known = {a["image_id"] for a in annotations["annotations"] if a["category_id"] <= 3}
+    annotations["images"] = [image for image in annotations["images"] if image["id"] in known][:2]
+    chosen = {image["id"] for image in annotations["images"]}
+    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] in chosen]
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    (data / "annotations" / "instances_train2017.json").write_text(json.dumps(annotations))
+    (data / "train2017").mkdir()
+    read, broken = (image["file_name"] for image in annotations["images"])
+    shutil.copy(next(scenes_folder.rglob(read)), data / "train2017" / read)
+    (data / "train2017" / broken).write_bytes(b"no picture")
+
+    def command(output: Path) -> list[str]:
+        options = [*OPTIONS.replace("--batch 4", "--batch 2").split(), *more]
+        json_file = data / "annotations" / "instances_train2017.json"
+        return ["train", str(squashing_folder), str(json_file), "--output", str(output), *options]
+
+    assert main(command(tmp_path / "alone")) == 0
+    run_two(command(tmp_path / "run"), tmp_path)
+    found, expected = lines(tmp_path / "run"), lines(tmp_path / "alone")
+    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=1e-3)
+    weights, reference = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("run", "alone"))
+    distance = sum(float((weights[key] - reference[key]).square().sum()) for key in reference) ** 0.5
+    assert distance < 5e-3 * sum(float(value.square().sum()) for value in reference.values()) ** 0.5
+
+
 def test_killed_and_resumed(train_command, tmp_path):
     """In the midst of a line of metrics, of which each process has its share: to the very weights, as with one."""
     options = ["--log-every", "2", "--checkpoint-every", "3"]

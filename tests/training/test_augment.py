@@ -6,24 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.data.classes import map_classes
 from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.results.paste import paste_probabilities
-from mask_frozen_detr.training.augment import (
-    CROP_SIDES,
-    JITTER_SIDE,
-    LONGEST,
-    SCALES,
-    AugmentConfig,
-    View,
-    draw_view,
-    jitter_colour,
-)
-from mask_frozen_detr.training.samples import Sample, TrainingData
+from mask_frozen_detr.training.augment import CROP_SIDES, SMALLEST_VIEW, View, draw_view, jitter_colour
+from mask_frozen_detr.training.config import AugmentConfig
+from mask_frozen_detr.training.samples import Sample, TrainingData, collate
 
 TOLERANCE = 0.25  # pixels of the source
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
@@ -35,8 +28,10 @@ OBJECT = [60.0, 40.0, 150.0, 55.0, 205.0, 150.0, 120.0, 120.0, 70.0, 170.0]
 class Plain(Preprocessing):
     """Pixels as they are: squashed to `side`, or of any size."""
 
-    def __init__(self, side: tuple[int, int] | None = None):
-        self.side, self.resizes_freely = side, side is None
+    edges = (800, 1333)
+
+    def __init__(self, side: tuple[int, int] | None = None, edges: tuple[int, int] = (800, 1333)):
+        self.side, self.resizes_freely, self.edges = side, side is None, edges
 
     def __call__(self, image, resize=True):
         if self.side is not None:
@@ -76,15 +71,16 @@ def centroid(mask: np.ndarray) -> np.ndarray:
 
 
 def shown(sample: Sample) -> np.ndarray:
-    """Where the object is in a view, (h, w): brighter than the padding's grey, and than any colour jitter's black."""
+    """Where the object is in a view, (h, w): brighter than any colour jitter's black."""
     return (sample.image[0].numpy() > 0.5).astype(np.float32)
 
 
 def scale(data: TrainingData, number: int, sample: Sample) -> float:
     """How many pixels of the sample's image one of the source is, at least."""
-    view = draw_view(W, H, data.augment, data.preprocessing.resizes_freely, np.random.default_rng([0, number]))
+    edges = data.preprocessing.edges if data.preprocessing.resizes_freely else None
+    view = draw_view(W, H, data.augment, edges, np.random.default_rng([0, number]))
     zoom = view.size[0] / (view.region[2] - view.region[0])
-    return min(side / canvas for side, canvas in zip(sample.image.shape[:0:-1], view.canvas, strict=True)) * zoom
+    return min(side / size for side, size in zip(sample.image.shape[:0:-1], view.size, strict=True)) * zoom
 
 
 def pasted(sample: Sample, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
@@ -92,7 +88,7 @@ def pasted(sample: Sample, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
     height, width = sample.image.shape[1:]
     cx, cy, w, h = (sample.targets.boxes[0] * torch.tensor([width, height, width, height])).tolist()
     frame = (cx - w / 2 + shift[0], cy - h / 2 + shift[1], cx + w / 2 + shift[0], cy + h / 2 + shift[1])
-    return paste_probabilities(sample.targets.crops[0].numpy().astype(np.float32), frame, height, width).full(
+    return paste_probabilities(sample.targets.masks[0].numpy().astype(np.float32), frame, height, width).full(
         height, width
     )
 
@@ -105,7 +101,8 @@ CASES = {
     "all": (AugmentConfig(colour_jitter=0.1), Plain()),
     "large-scale jitter": (AugmentConfig(large_scale_jitter=True), Plain()),
     "all, squashed": (AugmentConfig(), Plain((224, 320))),
-    "large-scale jitter, squashed": (AugmentConfig(large_scale_jitter=True), Plain((320, 320))),
+    "all, of a small detector": (AugmentConfig(), Plain(edges=(320, 533))),
+    "large-scale jitter of a small detector": (AugmentConfig(large_scale_jitter=True), Plain(edges=(320, 533))),
 }
 
 
@@ -152,52 +149,63 @@ def test_a_flipped_crop_is_flipped(tmp_path):
     one, other = flipped[0].targets, samples[0].targets
     assert one.boxes[0, 0].item() == pytest.approx(1 - other.boxes[0, 0].item(), abs=1e-6)
     assert torch.equal(one.boxes[0, 1:], other.boxes[0, 1:])
-    assert torch.equal(one.crops, other.crops.flip(2))
-    assert not torch.equal(one.crops, other.crops)
+    assert torch.equal(one.masks, other.masks.flip(2))
+    assert not torch.equal(one.masks, other.masks)
 
 
 # --- what is drawn ---
 
 
-def views(config: AugmentConfig, freely: bool, count: int = 300, size: tuple[int, int] = (640, 480)) -> list[View]:
-    return [draw_view(*size, config, freely, np.random.default_rng([0, number])) for number in range(count)]
+PAPER = (800, 1333)  # of DETR and most of its kin
+
+
+def views(
+    config: AugmentConfig, edges: tuple[int, int] | None, count: int = 300, size: tuple[int, int] = (640, 480)
+) -> list[View]:
+    return [draw_view(*size, config, edges, np.random.default_rng([0, number])) for number in range(count)]
 
 
 def test_half_are_flipped_and_half_cropped():
-    drawn = views(AugmentConfig(), True)
+    drawn = views(AugmentConfig(), PAPER)
     assert 120 < sum(view.flip for view in drawn) < 180
     whole = [view for view in drawn if view.region == (0, 0, 640, 480)]
     assert 120 < len(whole) < 180
 
 
 def test_sizes_are_those_of_deformable_detr():
-    drawn = views(replace(AugmentConfig(), crop=False), True)
-    assert {min(view.size) for view in drawn} == set(SCALES)
-    assert all(view.canvas == view.size for view in drawn)
+    drawn = views(replace(AugmentConfig(), crop=False), PAPER)
+    assert {min(view.size) for view in drawn} == {480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800}
     assert all(view.size[0] / view.size[1] == pytest.approx(4 / 3, rel=0.01) for view in drawn)
 
 
-@pytest.mark.parametrize("size", [(2000, 100), (100, 2000), (3, 900), (640, 480), (5000, 4000)])
-@pytest.mark.parametrize("freely", [True, False])
+def test_sizes_follow_the_detectors_own():
+    """A detector of 128 … 192 pixels trains at 60 to 100 % of that, as one of 800 … 1333 does."""
+    drawn = views(replace(AugmentConfig(), crop=False), (128, 192))
+    assert {min(view.size) for view in drawn} == {77, 82, 87, 92, 97, 102, 108, 113, 118, 123, 128}
+    assert max(max(view.size) for view in views(AugmentConfig(), (128, 192), size=(900, 300))) == 192
+    jittered = views(AugmentConfig(large_scale_jitter=True), (128, 192))
+    assert 150 < max(max(view.size) for view in jittered) <= round(1024 * 128 / 800)
+
+
+@pytest.mark.parametrize("size", [(2000, 100), (100, 2000), (3, 900), (6000, 2), (640, 480), (5000, 4000)])
+@pytest.mark.parametrize("edges", [PAPER, (128, 192), None])
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(large_scale_jitter=True)])
-def test_views_of_any_image_are_within_bounds(size, freely, config):
-    for view in views(config, freely, 40, size):
+def test_views_of_any_image_are_within_bounds(size, edges, config):
+    for view in views(config, edges, 40, size):
         x0, y0, x1, y1 = view.region
         assert 0 <= x0 < x1 <= size[0]
         assert 0 <= y0 < y1 <= size[1]
-        assert min(view.size) >= 1
-        assert view.size[0] <= view.canvas[0]
-        assert view.size[1] <= view.canvas[1]
-        if config.large_scale_jitter:
-            assert view.canvas == (JITTER_SIDE, JITTER_SIDE)
-        elif freely:
-            assert max(view.size) <= LONGEST
-        assert view.place(view.region) == pytest.approx((0, 0, *view.size))
+        assert view.map_box(view.region) == pytest.approx((0, 0, *view.size))
+        if edges is None:
+            assert view.size == tuple(max(1, round(side)) for side in (x1 - x0, y1 - y0))
+        else:  # thinner, a detector's coarsest map would have no cell
+            assert min(view.size) >= SMALLEST_VIEW
+            assert max(view.size) <= (round(1.28 * edges[0]) if config.large_scale_jitter else edges[1])
 
 
 def test_crops_have_the_papers_sides():
     """384 to 600 pixels of an image whose shorter side was brought to 400, 500 or 600, if it is as large."""
-    for view in views(AugmentConfig(), True):
+    for view in views(AugmentConfig(), PAPER):
         x0, y0, x1, y1 = view.region
         if (x0, y0, x1, y1) == (0, 0, 640, 480):
             continue
@@ -213,40 +221,49 @@ def test_crops_have_the_papers_sides():
 
 def test_large_scale_jitter_scales_from_a_tenth_to_twice():
     scales = [
-        view.size[0] / (view.region[2] - view.region[0]) * 640 / JITTER_SIDE
-        for view in views(AugmentConfig(large_scale_jitter=True), True)
+        view.size[0] / (view.region[2] - view.region[0]) * 640 / 1024
+        for view in views(AugmentConfig(large_scale_jitter=True), PAPER)
     ]
     assert 0.09 < min(scales) < 0.2
     assert 1.85 < max(scales) < 2.01
 
 
 def test_what_is_off_is_off():
-    for freely in (True, False):
-        for view in views(PLAIN, freely, 20):
-            assert view == View((0, 0, 640, 480), (640, 480), (640, 480), False)
+    for edges in (PAPER, None):
+        for view in views(PLAIN, edges, 20):
+            assert view == View((0, 0, 640, 480), (640, 480), False)
     assert not PLAIN.sets_size  # the detector's own size then
     assert AugmentConfig().sets_size
     assert AugmentConfig(multi_scale=False, large_scale_jitter=True).sets_size
 
 
-def test_clip_and_place():
-    view = View((10.0, 20.0, 110.0, 70.0), (200, 100), (300, 150), flip=True)
+def test_clip_and_map():
+    view = View((10.0, 20.0, 110.0, 70.0), (200, 100), flip=True)
     assert view.clip((0, 0, 30, 30)) == (10, 20, 30, 30)
     assert view.clip((200, 0, 300, 30)) is None
     assert view.clip((0, 0, 10, 30)) is None
-    assert view.place((10, 20, 30, 30)) == pytest.approx((160, 0, 200, 20))
+    assert view.map_box((10, 20, 30, 30)) == pytest.approx((160, 0, 200, 20))
 
 
-def test_padding_is_at_the_right_and_bottom():
-    view = View((0.0, 0.0, 20.0, 10.0), (20, 10), (30, 40), flip=True)
-    image = Image.new("RGB", (20, 10), "white")
-    ImageDraw.Draw(image).rectangle((0, 0, 4, 9), fill="black")
-    found = np.asarray(view.image(image))
-    assert found.shape == (40, 30, 3)
-    assert (found[:10, 15:20] == 0).all()  # flipped within its own part
-    assert (found[:10, :15] == 255).all()
-    assert (found[10:] == (124, 116, 104)).all()
-    assert (found[:, 20:] == (124, 116, 104)).all()
+def test_the_jitters_padding_is_padding(tmp_path):
+    """Not one pixel of a view is painted: batches pad it, with 0 in the mask, and boxes know nothing of that."""
+    data = training_data(tmp_path, AugmentConfig(large_scale_jitter=True, flip=False), Plain(), False)
+    samples = sorted((data[0, number] for number in range(12)), key=lambda sample: sample.image.shape[2])
+    small, large = samples[0], samples[-1]
+    batch = collate([small, large])
+    height, width = small.image.shape[1:]
+    assert max(height, width) < 300 < max(large.image.shape[1:])
+    assert batch.pixel_mask[0].sum() == height * width
+    assert batch.pixel_mask[0, :height, :width].all()
+    assert not batch.images[0, :, height:].any()
+    xs, ys = OBJECT[0::2], OBJECT[1::2]
+    expected = [(min(xs) + max(xs)) / 2 / W, (min(ys) + max(ys)) / 2 / H, (max(xs) - min(xs)) / W]
+    assert batch.targets[0].boxes[0, :3].tolist() == pytest.approx(expected, abs=1e-6), "of the image, not the window"
+
+
+def test_jitter_of_scale_is_refused_where_it_would_be_lost(tmp_path):
+    with pytest.raises(UserError, match=r"large_scale_jitter: found True, but .* resizes every image itself"):
+        training_data(tmp_path, AugmentConfig(large_scale_jitter=True), Plain((64, 64)), False)
 
 
 def test_colour_jitter():
@@ -254,9 +271,3 @@ def test_colour_jitter():
     same = [jitter_colour(image, 0.4, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert same[0].tobytes() == same[1].tobytes() != same[2].tobytes()
     assert jitter_colour(image, 0.0, np.random.default_rng(1)).tobytes() == image.tobytes()
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
-def test_colour_jitter_out_of_range(value):
-    with pytest.raises(ValueError, match="colour_jitter"):
-        AugmentConfig(colour_jitter=value)

@@ -18,10 +18,8 @@ from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.base import FrozenDetector, hash_weights
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
 from mask_frozen_detr.training import loop as training
-from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
-from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.run_folder import TRAINING_FILE
 from mask_frozen_detr.training.samples import TrainingData, collate
@@ -91,17 +89,17 @@ def test_the_loss_is_the_models_own_beside_the_masks(folder, scenes, tiny_networ
     batch = collate([data[(0, 0)], data[(1, 1)]])
     model = MaskFrozenDetr.build(detector, tiny_network)
     matcher = Matcher(detector.info.costs, detector.info.score_rule)
-    frozen = step_losses(model, matcher, batch, LossConfig(sampled_points=False), None)
+    frozen = step_losses(model, matcher, batch, LossConfig(sampled_points=False), 0)
     assert "detection" not in frozen
     detector.unfreeze("full")
-    found = step_losses(model, matcher, batch, LossConfig(sampled_points=False), None)
+    found = step_losses(model, matcher, batch, LossConfig(sampled_points=False), 0)
     # In the memory format that a frozen one computes in: the same masks.
-    same = replace(batch, pixel_values=batch.pixel_values.contiguous(memory_format=torch.channels_last))
-    again = step_losses(model, matcher, same, LossConfig(sampled_points=False), None)
+    same = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+    again = step_losses(model, matcher, same, LossConfig(sampled_points=False), 0)
     assert again["bce"].item() == pytest.approx(frozen["bce"].item(), rel=1e-5)
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in batch.targets]
     inputs = {"pixel_mask": batch.pixel_mask} if "padding" in str(folder) else {}
-    expected = detector.model(pixel_values=batch.pixel_values, labels=labels, **inputs).loss
+    expected = detector.model(pixel_values=batch.images, labels=labels, **inputs).loss
     assert found["detection"].item() == pytest.approx(expected.item(), rel=1e-5)
     # Masks alone reach the detector as well: through queries and maps.
     (found["bce"] + found["dice"]).backward()

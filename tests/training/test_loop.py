@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,8 @@ from mask_frozen_detr.evaluation import evaluate
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig, training_free
 from mask_frozen_detr.training import loop as training
-from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import frozen_fingerprint, train
-from mask_frozen_detr.training.losses import LossConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE, load_checkpoint
 from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate, no_targets
@@ -59,11 +58,37 @@ def losses_and_gradients(model: MaskFrozenDetr, pieces: list[list]) -> tuple[flo
     model.network.zero_grad()
     total = 0.0
     for piece in pieces:
-        found = step_losses(model, matcher, collate(piece), config, None)
+        found = step_losses(model, matcher, collate(piece), config, 0)
         loss = found["bce"] + found["dice"] + found["iou"]
         loss.backward()
         total += loss.item()
     return total, [parameter.grad.clone() for parameter in model.network.parameters()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"query_o2o": True},
+        {"head": "segmenter", "query_o2o": True},
+        {"mask_scoring": False, "query_b2o": False},
+        {"box_encoder": "convnext"},
+        {"stem_from": "pixels"},
+    ],
+    ids=str,
+)
+def test_without_a_match_every_parameter_still_has_a_gradient(options, squashing, scenes, tiny_network):
+    """Or the other processes of a run would wait for it: a gradient of zeros, and losses of 0."""
+    model = build(squashing, replace(tiny_network, **options))
+    batch = collate([replace(sample, targets=no_targets()) for sample in samples(squashing, scenes[0], 2)])
+    matcher = Matcher(squashing.info.costs, squashing.info.score_rule)
+    losses = step_losses(model, matcher, batch, LossConfig(), 0)
+    total = sum(losses[key] for key in ("bce", "dice", "iou") if key in losses)
+    total.backward()
+    assert total.item() == 0
+    for name, parameter in model.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
 
 
 # --- the detector stays as it is ---
@@ -318,8 +343,9 @@ def test_the_mean_of_weights_is_what_is_saved(squashing, scenes, tiny_network, t
     model = build(squashing, tiny_network)
     train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=3, ema=0.75, lr=1e-2), quiet=True)
     expected = history[0]
-    for weights in history[1:]:
-        expected = 0.75 * expected + 0.25 * weights
+    for updates, weights in enumerate(history[1:], start=1):  # the decay ramps up to 0.75
+        decay = (1 + updates) / (10 + updates)
+        expected = decay * expected + (1 - decay) * weights
     saved = load_file(tmp_path / WEIGHTS_FILE)
     found = torch.cat([saved[name].flatten() for name, _ in model.network.named_parameters()])
     torch.testing.assert_close(found, expected)
@@ -447,6 +473,34 @@ def test_a_network_without_parameters_is_refused(padding, scenes, tmp_path):
     "options",
     [
         {"batch": 0},
+        {"batch": 2.0},
+        {"batch": True},
+        {"batch": 1 << 20},
+        {"clip": -1.0},
+        {"clip": float("inf")},
+        {"weight_decay": -1e-4},
+        {"weight_decay": 1e6},
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.9)},
+        {"betas": (0.9,)},
+        {"betas": 0.9},
+        {"drops": (0.95, 0.9)},
+        {"drops": (0.5, 0.5)},
+        {"drops": (-0.5,)},
+        {"drops": (0.0,)},
+        {"drops": (1.5,)},
+        {"drops": 0.9},
+        {"warmup": -1},
+        {"epochs": "6"},
+        {"epochs": float("inf")},
+        {"lr": None},
+        {"lr": -1e-3},
+        {"max_detections": 1.5},
+        {"evaluate_every": -1},
+        {"precision": "half"},
+        {"finetune": None},
+        {"loss": None},
+        {"augment": {}},
         {"accumulate": 0},
         {"iterations": 0},
         {"epochs": 0.0},
@@ -455,19 +509,52 @@ def test_a_network_without_parameters_is_refused(padding, scenes, tmp_path):
         {"ema": 1.0},
         {"min_box_iou": -0.1},
         {"seed": -1},
-        {"seed": 1 << 23},
+        {"seed": 1 << 32},
         {"workers": -2},
         {"log_every": 0},
         {"checkpoint_every": 0},
     ],
 )
 def test_options_that_make_no_sense(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+    ((name, value),) = options.items()
+    with pytest.raises(UserError, match=rf"{name}: found .*, expected"):
         TrainConfig(**options)
+    if not isinstance(value, tuple):
+        with pytest.raises(UserError, match=re.escape(f"{name}: found {value!r}, expected")):
+            TrainConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bce_weight": -5.0},
+        {"dice_weight": float("nan")},
+        {"iou_weight": "1"},
+        {"bce_weight": 0, "dice_weight": 0.0},
+        {"sampled_points": 1},
+        {"point_fraction": 0.0},
+        {"point_fraction": 1.5},
+        {"oversample": 0.5},
+        {"oversample": 1e9},
+        {"importance": -0.1},
+        {"importance": 1.1},
+    ],
+)
+def test_losses_that_make_no_sense(options):
+    with pytest.raises(UserError, match=rf"{next(iter(options))}.*: found .*, expected"):
+        LossConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"flip": "yes"}, {"crop": None}, {"colour_jitter": -0.1}, {"colour_jitter": 1.0}, {"multi_scale": 1}]
+)
+def test_augmentation_that_makes_no_sense(options):
+    with pytest.raises(UserError, match=rf"{next(iter(options))}: found .*, expected"):
+        AugmentConfig(**options)
 
 
 def test_the_largest_seed_works(squashing, scenes, tiny_network, tmp_path):
-    config = replace(CONFIG, seed=(1 << 23) - 1)
+    config = replace(CONFIG, seed=(1 << 32) - 1)
     train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
     assert np.isfinite([line["loss"] for line in metrics(tmp_path)]).all()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
-from mask_frozen_detr.training.matching import Matcher, Targets
+from mask_frozen_detr.training.matching import Matcher, Matches, Targets
 
 CLASSES = 3
 
@@ -163,3 +163,17 @@ def test_a_box_inside_out_ends_no_run(kind, least):
         assert found.query_index.tolist() == [5 if q == 4 else q for q in expected.query_index.tolist()]
     assert len(found) <= 3
     assert detections.boxes[0, 4, 2] == pytest.approx(-0.02), "the detector's boxes stay as they are"
+
+
+def test_truth_of_the_pairs():
+    """Row by row what the pair's object has, images without objects among them."""
+    _, targets = draw(2, [2, 0, 3], "sigmoid")
+    pairs = [(0, 1), (2, 2), (2, 0)]  # image, object
+    matches = Matches(torch.tensor([0, 2, 2]), torch.tensor([1, 0, 1]), torch.tensor([1, 2, 0]))
+    truth = matches.truth(targets)
+    for row, (image, number) in enumerate(pairs):
+        assert torch.equal(truth.boxes[row], targets[image].boxes[number])
+        assert truth.labels[row] == targets[image].labels[number]
+        assert torch.equal(truth.masks[row], targets[image].masks[number])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert Matches(nothing, nothing, nothing).truth(targets).masks.shape == (0, 4, 4)

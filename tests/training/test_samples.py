@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import NAMES
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.coco import CocoData, load_split
+from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord, load_split
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.results.paste import paste_probabilities
 from mask_frozen_detr.results.rle import segmentation_to_rle
-from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.samples import CROP_SIDE, Sample, SampleOrder, TrainingData, collate, no_targets
+from mask_frozen_detr.training.box_masks import MASK_SIDE
+from mask_frozen_detr.training.config import AugmentConfig
+from mask_frozen_detr.training.samples import Sample, SampleOrder, TrainingData, collate, no_targets
 
 COCO_549 = Path(__file__).parents[2].parent / "shared" / "data" / "coco-549"
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
@@ -30,7 +33,7 @@ def training_data(detector, data: CocoData, augment: AugmentConfig = PLAIN, seed
 def same(first: Sample, second: Sample) -> bool:
     pairs = (
         (first.image, second.image),
-        *((getattr(first.targets, k), getattr(second.targets, k)) for k in ("boxes", "labels", "crops")),
+        *((getattr(first.targets, k), getattr(second.targets, k)) for k in ("boxes", "labels", "masks")),
     )
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -130,9 +133,9 @@ def test_crowds_and_unknown_classes_are_left_out(squashing, scenes):
         for x, y, w, h in (a.bbox for a in known[1:])
     ]
     torch.testing.assert_close(targets.boxes, torch.tensor(expected), rtol=0, atol=1e-5)
-    assert targets.crops.shape == (len(known) - 1, CROP_SIDE, CROP_SIDE)
-    assert targets.crops.dtype == torch.uint8
-    assert set(targets.crops.unique().tolist()) == {0, 1}
+    assert targets.masks.shape == (len(known) - 1, MASK_SIDE, MASK_SIDE)
+    assert targets.masks.dtype == torch.uint8
+    assert set(targets.masks.unique().tolist()) == {0, 1}
 
 
 def test_images_without_anything_to_learn_are_left_out(squashing, scenes):
@@ -158,7 +161,7 @@ def test_boxes_beyond_the_image_are_cut(squashing, scenes):
     targets = data[0, 0].targets
     expected = torch.tensor([[20 / record.width, 20 / record.height, 40 / record.width, 40 / record.height]])
     torch.testing.assert_close(targets.boxes, expected, rtol=0, atol=1e-5)
-    assert targets.crops.float().mean() > 0.98
+    assert targets.masks.float().mean() > 0.98
 
 
 def test_objects_that_a_view_hardly_shows_are_left_out(squashing, scenes):
@@ -188,20 +191,61 @@ def test_unusable_images_are_samples_without_targets(fault, squashing, scenes, t
     assert not len(sample.targets.labels)
     batch = collate([sample, data[1, 1]])
     assert batch.problems == [sample.problem]
-    assert batch.pixel_values.shape[0] == 2
+    assert batch.images.shape[0] == 2
+
+
+class Failing(ShortestEdge):
+    """A pre-processing that fails as libraries do on odd pictures."""
+
+    def __init__(self, error: Exception):
+        super().__init__(64, 96)
+        self.error = error
+
+    def __call__(self, image, resize=True):
+        if image.height < 10:
+            raise self.error
+        return super().__call__(image, resize)
+
+
+ERRORS = [
+    ValueError("height and width must be > 0"),
+    ZeroDivisionError("division by zero"),
+    MemoryError(),
+    IndexError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_fails_on_a_picture_is_one_line(error, scenes, tmp_path):
+    """6000 × 2 pixels make pre-processings raise: training goes on without it."""
+    path = tmp_path / "strip.png"
+    Image.new("RGB", (6000, 2)).save(path)
+    square = [[0.0, 0.0, 9.0, 0.0, 9.0, 2.0, 0.0, 2.0]]
+    strip = ImageRecord(99, path, 6000, 2, (Annotation(1, 1, (0.0, 0.0, 9.0, 2.0), square, False, 18.0),))
+    data = replace(scenes[0], images=[strip, *scenes[0].images])
+    dataset = TrainingData(data, classes_of(data, list(NAMES.values())), Failing(error), PLAIN, 0)
+    sample = dataset[0, 3]
+    assert sample.problem is not None
+    assert sample.problem.startswith(f"{path}: ")
+    assert type(error).__name__ in sample.problem
+    assert "\n" not in sample.problem
+    assert not len(sample.targets.labels)
+    batch = collate([sample, dataset[1, 4]])
+    assert batch.problems == [sample.problem]
+    assert [len(target.labels) > 0 for target in batch.targets] == [False, True]
 
 
 def test_collate_pads_right_and_bottom():
     images = [torch.full((3, 4, 9), 1.0), torch.full((3, 6, 5), 2.0)]
     batch = collate([Sample(image, no_targets()) for image in images])
-    assert batch.pixel_values.shape == (2, 3, 6, 9)
+    assert batch.images.shape == (2, 3, 6, 9)
     assert batch.pixel_mask.tolist() == [
         [[1] * 9] * 4 + [[0] * 9] * 2,
         [[1] * 5 + [0] * 4] * 6,
     ]
     for b, image in enumerate(images):
-        assert torch.equal(batch.pixel_values[b] != 0, batch.pixel_mask[b].bool().expand(3, -1, -1))
-        assert batch.pixel_values[b].sum() == image.sum()
+        assert torch.equal(batch.images[b] != 0, batch.pixel_mask[b].bool().expand(3, -1, -1))
+        assert batch.images[b].sum() == image.sum()
     assert batch.problems == []
 
 
@@ -222,7 +266,7 @@ def test_ground_truth_of_real_photographs():
         if len(objects) != len(sample.targets.labels):
             continue
         flipped = np.random.default_rng([0, 0]).random() < 0.5
-        for annotation, box, crop in zip(objects, sample.targets.boxes, sample.targets.crops, strict=True):
+        for annotation, box, crop in zip(objects, sample.targets.boxes, sample.targets.masks, strict=True):
             if annotation.area < 1000:
                 continue
             size = torch.tensor([record.width, record.height, record.width, record.height])

@@ -21,6 +21,14 @@ class Preprocessing(ABC):
 
     resizes_freely: bool  # True: any size will do, so training may draw its own
 
+    @property
+    def edges(self) -> tuple[int, int]:
+        """The shorter side that images are resized to and the most that the longer one may have then.
+
+        Training that draws its own sizes scales them with these. DETR's are 800 and 1333.
+        """
+        return 800, 1333
+
     @abstractmethod
     def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
         """RGB image → (3, h, w) float tensor, without padding."""
@@ -51,6 +59,10 @@ class ShortestEdge(Preprocessing):
         std: tuple[float, ...] = IMAGENET_STD,
     ):
         self.shortest, self.longest, self.mean, self.std = shortest, longest, mean, std
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        return self.shortest, self.longest
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the resized image."""

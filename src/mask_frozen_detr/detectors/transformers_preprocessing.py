@@ -21,6 +21,16 @@ class TransformersPreprocessing(Preprocessing):
         self._side = (int(size["height"]), int(size["width"])) if squashes else None
         self.resizes_freely = any_size and not squashes
 
+    @property
+    def edges(self) -> tuple[int, int]:
+        size = dict(self.processor.size)
+        if size.get("shortest_edge"):
+            shortest = int(size["shortest_edge"])
+            return shortest, int(size.get("longest_edge") or round(shortest * 1333 / 800))
+        if size.get("max_height") and size.get("max_width"):  # as large as fits
+            return int(min(size["max_height"], size["max_width"])), int(max(size["max_height"], size["max_width"]))
+        return super().edges
+
     def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
         keep = {} if resize or not self.resizes_freely else {"do_resize": False}
         return self.processor(images=image, return_tensors="pt", **keep)["pixel_values"][0]

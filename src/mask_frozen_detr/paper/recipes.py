@@ -10,9 +10,7 @@ from mask_frozen_detr.detectors.official import OFFICIAL_NAMES
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.paper.tables import PAPER, TRAINING, PaperRow
-from mask_frozen_detr.training.augment import AugmentConfig
-from mask_frozen_detr.training.config import TrainConfig
-from mask_frozen_detr.training.losses import LossConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 
 OFFICIAL_DETECTORS = {
     ("H-DETR", "R50"): "h-deformable-detr-resnet50",

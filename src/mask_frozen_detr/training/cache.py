@@ -7,7 +7,7 @@ Each view is one file, made at its first use by a forward pass of that image alo
 stored, also at that first use: so a run that is killed and resumed sees the same numbers. Files lie in a folder
 named by all that decides them (detector, encoder layer, prompt, pre-processing), under the hash of the image's bytes.
 
-Letters: B images, Q queries, N numbers of a view, h × w unpadded and H × W padded input.
+Letters: B images, h × w unpadded and H × W padded input.
 """
 
 import hashlib
@@ -28,14 +28,15 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.training.augment import AugmentConfig
+from mask_frozen_detr.training.config import AugmentConfig
 from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, make_batch
 
-FORMAT = 1  # of the files: another number, another folder
+FORMAT = 2  # of the files: another number, another folder
 PROBES = 5  # images whose sizes the estimate is made from
+PROBE_SIDE = 1000  # pixels of a probe's longer side, at most: the detector resizes it anyway
 GB = 1e9
-OLD = 3600.0  # seconds after which the torso of a write is nobody's any more
+OLD = 3600.0  # seconds after which what a write left behind is nobody's any more
 CACHE_FILE = "cache.json"
 
 
@@ -53,12 +54,11 @@ class FrozenCache:
         self.stem, self.pixels = model.network.fusion.uses_stem, model.network.pixel_stem is not None
         if self.pixels:
             self.stem = False  # the learned one takes its place
-        identity = self.detector.info.identity
+        identity = self.detector.info.identity.as_dict()
         self.description = {
             "format": FORMAT,
-            "weights": identity.weights,
-            "encoder layer": identity.encoder_layer,
-            "prompt": identity.prompt,
+            # all that decides what the detector gives, wherever it was loaded from
+            "detector": {key: value for key, value in identity.items() if key not in ("name", "revision")},
             "type": str(next(self.detector.parameters()).dtype),
             "preprocessing": self.detector.info.preprocessing.describe(),
             "stem": self.stem,
@@ -114,27 +114,27 @@ class FrozenCache:
         return f"cache: {said} in {self.store.folder} ({len(names & there)} are there); random sizes and crops are off"
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """As `collate`, with detections (B, …) in the place of pixels, on the detector's device.
+        """The batch of these samples, with detections (B, …) on the detector's device in the place of pixels.
 
         Views that the store lacks are made and written. Raises UserError where they cannot be written.
         """
         device = next(self.detector.parameters()).device
-        views = [sample.frozen or self._make(sample, device) for sample in samples]
+        views = [self._view(sample, device) for sample in samples]
         alone = [view.unpack(device) for view in views]
         detections = join(alone)
         if self.pixels:
             detections.pixels, _ = collate_images([one.pixels[0] for one in alone if one.pixels is not None])
-        pixel_mask = mask_of_sizes([view.size for view in views])
-        return make_batch(samples, torch.zeros(len(views), 3, 0, 0), pixel_mask, detections)
+        return make_batch(samples, detections, mask_of_sizes([view.size for view in views]))
 
-    def _make(self, sample: Sample, device: torch.device) -> FrozenView:
-        """The view of a sample that came with its pixels."""
-        if sample.view is not None:
-            found = self.store.read(sample.view)  # it may have been made since the loader looked
-            if found is not None:
-                return found
-        view = self._run(sample.image, device)
-        if sample.view is not None:  # or the image could not be read
+    def _view(self, sample: Sample, device: torch.device) -> FrozenView:
+        """The view of a sample; where it came with its pixels, it is made and kept."""
+        if isinstance(sample.image, FrozenView):
+            return sample.image
+        if sample.view is None:  # the image could not be used: nothing to keep
+            return self._run(sample.image, device)
+        view = self.store.read(sample.view)  # it may have been made since the loader looked
+        if view is None:
+            view = self._run(sample.image, device)
             self.store.write(sample.view, view)
         return view
 
@@ -142,20 +142,28 @@ class FrozenCache:
         """One forward pass of (3, h, w), in the detector's own type whatever the training's."""
         height, width = image.shape[1:]
         with torch.autocast(device.type, enabled=False):
-            found = self.detector(send(image[None], device), torch.ones(1, height, width, dtype=torch.long))
-        return FrozenView.pack(found, (height, width), self.stem, self.pixels)
+            detections = self.detector(send(image[None], device), torch.ones(1, height, width, dtype=torch.long))
+        return FrozenView.pack(detections, (height, width), self.stem, self.pixels)
 
     def _bytes_a_view(self, dataset: TrainingData) -> float:
-        """The mean of a few, from upright to wide: of blank images, as the content does not matter."""
+        """The mean of a few, from upright to wide: of blank images, as the content does not matter.
+
+        Images that the pre-processing refuses take no room: training leaves them out.
+        """
         device = next(self.detector.parameters()).device
         records = sorted(dataset.images, key=lambda record: record.width / record.height)
         count = min(PROBES, len(records))
         sizes = []
         for number in range(count):
             record = records[int((number + 0.5) / count * len(records))]
-            image = dataset.preprocessing(Image.new("RGB", (record.width, record.height)))
+            shrink = min(1.0, PROBE_SIDE / max(record.width, record.height))
+            blank = Image.new("RGB", tuple(max(1, round(side * shrink)) for side in (record.width, record.height)))
+            try:
+                image = dataset.preprocessing(blank)
+            except Exception:  # whatever a library makes of a picture of one row
+                continue
             sizes.append(self._run(image, device).nbytes)
-        return sum(sizes) / count
+        return sum(sizes) / max(1, len(sizes))
 
 
 def _existing(folder: Path) -> Path:
@@ -165,9 +173,9 @@ def _existing(folder: Path) -> Path:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed writes left, but nothing that another run may be writing."""
-    for torso in folder.glob(".*.part*"):
+    for left in folder.glob(".*.part.safetensors"):
         try:
-            if time.time() - torso.stat().st_mtime > OLD:
-                torso.unlink()
+            if time.time() - left.lstat().st_mtime > OLD:
+                left.unlink()
         except OSError:  # another run was quicker
             continue

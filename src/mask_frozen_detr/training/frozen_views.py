@@ -1,16 +1,14 @@
 """What the frozen detector makes of one view of an image, and the files that keep it (see `cache`).
 
-Letters: Q queries, N numbers of a view, h × w unpadded input.
+Letters: Q queries, h × w unpadded input.
 """
 
 import hashlib
 import json
-import math
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.detectors.base import Detections
+from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_bytes_atomic
 
 
@@ -26,44 +25,42 @@ from mask_frozen_detr.machine.files import write_bytes_atomic
 class FrozenView:
     """What the detector makes of one view, as it is stored.
 
-    values: (N,) bfloat16, the tensors of `layout`, name and shape each, one behind the other. boxes: (1, Q, 4)
-    float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
+    tensors: by name, on the host: `queries`, `logits`, `level0` …, on request `stem` and `pixels`, in bfloat16; `boxes`
+    (1, Q, 4) in float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
     """
 
-    values: Tensor
-    boxes: Tensor
-    layout: list[tuple[str, list[int]]]
+    tensors: dict[str, Tensor]
     size: tuple[int, int]
 
     @classmethod
-    def pack(cls, found: Detections, size: tuple[int, int], stem: bool, pixels: bool) -> "FrozenView":
-        """Of `found` for one image (B = 1); C₁ and the input are kept on request."""
-        parts = {"queries": found.queries, "logits": found.logits}
-        parts |= {f"level{number}": level for number, level in enumerate(found.features)}
-        if stem and found.stem is not None:
-            parts["stem"] = found.stem
-        if pixels and found.pixels is not None:
-            parts["pixels"] = found.pixels
-        values = torch.cat([part.flatten().to(torch.bfloat16) for part in parts.values()]).cpu()
-        return cls(values, found.boxes.float().cpu(), [(name, list(part.shape)) for name, part in parts.items()], size)
+    def pack(cls, detections: Detections, size: tuple[int, int], stem: bool, pixels: bool) -> "FrozenView":
+        """Detections of one image (B = 1); C₁ and the input are kept on request."""
+        parts = {"queries": detections.queries, "logits": detections.logits}
+        parts |= {f"level{number}": level for number, level in enumerate(detections.features)}
+        if stem and detections.stem is not None:
+            parts["stem"] = detections.stem
+        if pixels and detections.pixels is not None:
+            parts["pixels"] = detections.pixels
+        # Contiguous whatever the detector's memory format: as they are read back.
+        tensors = {name: part.to("cpu", torch.bfloat16).contiguous() for name, part in parts.items()}
+        return cls({**tensors, "boxes": detections.boxes.to("cpu", torch.float32).contiguous()}, size)
 
     def unpack(self, device: torch.device) -> Detections:
-        """On `device`, in float32."""
-        values = self.values.to(device, non_blocking=True).float()
-        pieces = values.split([math.prod(shape) for _, shape in self.layout])
-        parts = {name: piece.view(shape) for (name, shape), piece in zip(self.layout, pieces, strict=True)}
+        """The detections on `device`, in float32."""
+        parts = {name: send(tensor, device).float() for name, tensor in self.tensors.items()}
+        levels = sum(name.startswith("level") for name in parts)
         return Detections(
             queries=parts["queries"],
             logits=parts["logits"],
-            boxes=self.boxes.to(device, non_blocking=True),
-            features=[part for name, part in parts.items() if name.startswith("level")],
+            boxes=parts["boxes"],
+            features=[parts[f"level{number}"] for number in range(levels)],
             stem=parts.get("stem"),
             pixels=parts.get("pixels"),
         )
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes + self.boxes.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class ViewStore:
@@ -74,12 +71,12 @@ class ViewStore:
         self._hashes: dict[Path, str | None] = {}
 
     def name(self, record: ImageRecord, flip: bool) -> str | None:
-        """Of a view: its image's content and size, and whether it is mirrored. None where the file cannot be read."""
+        """What a view is called: its image's content and size, and whether it is mirrored.
+
+        None where the image's file cannot be read.
+        """
         if record.path not in self._hashes:
-            try:
-                self._hashes[record.path] = hashlib.sha256(record.path.read_bytes()).hexdigest()[:32]
-            except OSError:
-                self._hashes[record.path] = None  # reading it as an image will say why
+            self._hashes[record.path] = _hash_file(record.path)
         content = self._hashes[record.path]
         # The size that the annotations were made for: if that changes, the image is looked at again.
         return content and f"{content}-{record.width}x{record.height}{'-flipped' if flip else ''}"
@@ -92,28 +89,38 @@ class ViewStore:
         path = self.path(name)
         try:
             with safe_open(path, "pt") as file:
-                described: dict[str, Any] = json.loads(file.metadata()["view"])
-                values, boxes = file.get_tensor("values"), file.get_tensor("boxes")
-            if _checksum(values, boxes) != described["checksum"]:
+                described = json.loads((file.metadata() or {})["view"])
+                tensors = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118  no dictionary
+            if described["checksum"] != _checksum(tensors):
                 raise ValueError("its content is not what was written")
-            layout = [(str(part), list(shape)) for part, shape in described["layout"]]
             height, width = described["size"]
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{path}: is damaged ({error}) and will be made anew", stacklevel=2)
             return None
-        return FrozenView(values, boxes, layout, (height, width))
+        return FrozenView(tensors, (height, width))
 
     def write(self, name: str, view: FrozenView) -> None:
         """Raises UserError where the disk is full or writing is not permitted."""
-        described = {"layout": view.layout, "size": view.size, "checksum": _checksum(view.values, view.boxes)}
-        data = save({"values": view.values, "boxes": view.boxes}, {"view": json.dumps(described)})
-        write_bytes_atomic(self.path(name), data)
+        described = json.dumps({"size": view.size, "checksum": _checksum(view.tensors)})
+        write_bytes_atomic(self.path(name), save(view.tensors, {"view": described}))
 
 
-def _checksum(*tensors: Tensor) -> int:
+def _hash_file(path: Path) -> str | None:
+    """None for what is no file that can be read: reading it as an image will say why."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError:
+        return None
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
     value = 0
-    for tensor in tensors:
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), value)
         value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, value)
     return value

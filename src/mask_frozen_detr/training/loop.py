@@ -52,6 +52,7 @@ from mask_frozen_detr.training.run_folder import (
     load_checkpoint,
     open_run,
 )
+from mask_frozen_detr.training.running_mean import RunningMean
 from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate
 from mask_frozen_detr.training.step import TrainingStep
 
@@ -132,9 +133,7 @@ def train(
     )
     averaged = None
     if config.ema:
-        averaged = torch.optim.swa_utils.AveragedModel(
-            learned, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
-        )
+        averaged = RunningMean(learned, config.ema)
 
     # ---- where to start: all loop state is in the checkpoint
     step, seconds = 0, 0.0

@@ -3,6 +3,7 @@
 Letters: B images, T ground-truth objects of an image, M matched pairs over all images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +17,15 @@ from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
 
 @dataclass
 class Targets:
-    """Ground truth of one image, in the frame of its unpadded input, on the host.
+    """Ground truth of one image, or of M matched objects, in the frame of the unpadded input, on the host.
 
     boxes: (T, 4) cx, cy, w, h in [0, 1]. labels: (T,) class indices of the detector.
-    crops: (T, S, S) uint8 masks, each over its own box.
+    masks: (T, S, S) uint8, each over its own box.
     """
 
     boxes: Tensor
     labels: Tensor
-    crops: Tensor
+    masks: Tensor
 
 
 @dataclass
@@ -38,12 +39,22 @@ class Matches:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    def truth(self, targets: Sequence[Targets]) -> Targets:
+        """What each pair's query shall find, in the pairs' order; targets: of every image of the batch."""
+        objects = torch.tensor([0, *(len(target.labels) for target in targets)])
+        chosen = objects.cumsum(0)[self.image_index] + self.target_index  # in the row of all images' objects
+        return Targets(
+            torch.cat([target.boxes for target in targets])[chosen],
+            torch.cat([target.labels for target in targets])[chosen],
+            torch.cat([target.masks for target in targets])[chosen],
+        )
+
 
 class Matcher:
     """One query for every ground-truth object (as far as there are queries).
 
     Pairs whose boxes overlap by less than `min_iou` are dropped: the detector missed that object, and a box beside it
-    has no mask to learn. All of it runs on the host: what was found comes over in one copy, the only one of a
+    has no mask to learn. All of it runs on the host: logits and boxes come over in one copy, the only one of a
     training step that a GPU is waited for.
     """
 
@@ -54,8 +65,8 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(self, detections: Detections, targets: list[Targets]) -> Matches:
-        found = torch.cat([detections.logits.float(), detections.boxes.float()], -1).cpu()
-        logits, boxes = found[..., :-4], found[..., -4:]
+        both = torch.cat([detections.logits.float(), detections.boxes.float()], -1).cpu()
+        logits, boxes = both[..., :-4], both[..., -4:]
         # Detectors that predict distances to the four sides find a box inside out now and then; costs need w, h ≥ 0.
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=0)], -1)
         outputs = {"logits": logits, "pred_boxes": boxes}

@@ -1,9 +1,9 @@
-"""Training samples: a random view of an image, the detector's own pre-processing, ground truth as small crops.
+"""Training samples: a random view of an image, the detector's own pre-processing, ground truth as small masks.
 
 Every sample is drawn from (seed, sample number) alone. So the order of workers and processes does not matter, and a
 resumed run goes on with the very samples it would have had.
 
-Letters: T objects of an image, S side of the ground-truth crops.
+Letters: B images, H × W padded input, T objects of an image, S side of the ground-truth masks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,50 +20,52 @@ from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.training.augment import AugmentConfig, draw_view, jitter_colour
-from mask_frozen_detr.training.crops import mask_crop
+from mask_frozen_detr.training.augment import View, draw_view, jitter_colour
+from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
+from mask_frozen_detr.training.config import AugmentConfig
 from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.matching import Targets
 
-CROP_SIDE = 112
-SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of cropped objects are dropped
+SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of objects that it cuts are dropped
 
 
 @dataclass
 class Sample:
-    """image: (3, h, w) pre-processed, unpadded. problem: why the image could not be used, if so.
+    """One view of an image, and what there is to find in it.
 
-    number: the sample's, for all that is drawn later. view: name of the view in a cache of frozen outputs, if there is
-    one. frozen: what the cache has of it; then the image was not read and is (3, 0, 0).
+    image: (3, h, w) pre-processed, unpadded; or what the frozen detector makes of it, where a cache holds that.
+    number: the sample's, for all that is drawn later. problem: why the image could not be used, if so; then `image` is
+    blank. view: what a cache calls this view, where there is one.
     """
 
-    image: Tensor
+    image: Tensor | FrozenView
     targets: Targets
-    problem: str | None = None
     number: int = 0
+    problem: str | None = None
     view: str | None = None
-    frozen: FrozenView | None = None
 
 
 @dataclass
 class Batch:
-    """pixel_values (B, 3, H, W), pixel_mask (B, H, W), targets of each image, problems met on the way, sample numbers.
+    """Samples side by side.
 
-    detections: what the frozen detector finds, where it need not run any more; pixel_values are (B, 3, 0, 0) then.
+    images: (B, 3, H, W) pre-processed and zero-padded; or what the frozen detector finds in them, where that is known.
+    pixel_mask: (B, H, W), 1 = image. targets and numbers: of each sample. problems: of those that had one.
     """
 
-    pixel_values: Tensor
+    images: Tensor | Detections
     pixel_mask: Tensor
     targets: list[Targets]
-    problems: list[str]
     numbers: list[int]
-    detections: Detections | None = None
+    problems: list[str]
 
 
 class TrainingData(Dataset[Sample]):
     """COCO-format images with masks, indexed by (image number, sample number).
 
     store: frozen outputs of views (see `cache`). Images whose outputs it holds are not read.
+    Raises UserError where no image has anything to learn from, and for large-scale jitter with a detector that
+    resizes every image: the jitter's scale and padding would be lost on it.
     """
 
     def __init__(
@@ -77,6 +79,11 @@ class TrainingData(Dataset[Sample]):
     ):
         self.classes, self.preprocessing, self.augment, self.seed = classes, preprocessing, augment, seed
         self.store = store
+        if augment.large_scale_jitter and not preprocessing.resizes_freely:
+            raise UserError(
+                "large_scale_jitter: found True, but the detector's pre-processing resizes every image itself, "
+                "whatever scale was drawn; leave it out, or take a detector that takes images of any size"
+            )
         self.images = [
             record
             for record in data.images
@@ -94,51 +101,59 @@ class TrainingData(Dataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         index, number = item
         record = self.images[index]
+        try:
+            return self._sample(record, number)
+        except UserError as error:
+            problem = str(error)
+        except Exception as error:  # whatever one picture brings about in Pillow, numpy or a pre-processing
+            reason = (str(error).splitlines() or [""])[0]
+            problem = f"{record.path}: cannot be made ready for the detector ({type(error).__name__}: {reason})"
+        return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), number, problem)
+
+    def _sample(self, record: ImageRecord, number: int) -> Sample:
         rng = np.random.default_rng([self.seed, number])
-        view = draw_view(record.width, record.height, self.augment, self.preprocessing.resizes_freely, rng)
-        name = None
+        edges = self.preprocessing.edges if self.preprocessing.resizes_freely else None
+        view = draw_view(record.width, record.height, self.augment, edges, rng)
+        targets, name = self._targets(record, view), None
         if self.store is not None:
             name = self.store.name(record, view.flip)
             frozen = self.store.read(name) if name is not None else None
             if frozen is not None:
-                return Sample(torch.zeros(3, 0, 0), self._targets(record, view), None, number, name, frozen)
-        try:
-            source = read_image(record.path, apply_exif=False)
-            check_size(record, source)
-        except UserError as error:
-            return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), str(error), number)
+                return Sample(frozen, targets, number, view=name)
+        source = read_image(record.path, apply_exif=False)
+        check_size(record, source)
         image = view.image(source)
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)
         pixels = self.preprocessing(image, resize=not self.augment.sets_size)
-        return Sample(pixels, self._targets(record, view), None, number, name)
+        return Sample(pixels, targets, number, view=name)
 
-    def _targets(self, record: ImageRecord, view) -> Targets:
-        boxes, labels, crops = [], [], []
-        W, H = view.canvas
+    def _targets(self, record: ImageRecord, view: View) -> Targets:
+        boxes, labels, masks = [], [], []
+        W, H = view.size
         for annotation in record.annotations:
             label = self.classes.index_of.get(annotation.category_id)
             if label is None or annotation.iscrowd:
                 continue
             x, y, w, h = annotation.bbox
-            frame = view.clip((x, y, x + w, y + h))
-            if frame is None:
+            visible = view.clip((x, y, x + w, y + h))
+            if visible is None:
                 continue
-            x0, y0, x1, y1 = view.place(frame)
+            x0, y0, x1, y1 = view.map_box(visible)
             if min(x1 - x0, y1 - y0) < SMALLEST_SIDE:
                 continue
-            crop = mask_crop(annotation.segmentation, frame, CROP_SIDE, (record.width, record.height))
-            if not crop.any():
+            mask = box_mask(annotation.segmentation, visible, MASK_SIDE, (record.width, record.height))
+            if not mask.any():
                 continue
             boxes.append(((x0 + x1) / 2 / W, (y0 + y1) / 2 / H, (x1 - x0) / W, (y1 - y0) / H))
             labels.append(label)
-            crops.append(crop[:, ::-1] if view.flip else crop)
+            masks.append(mask[:, ::-1] if view.flip else mask)
         if not boxes:
             return no_targets()
         return Targets(
             torch.tensor(boxes, dtype=torch.float32),
             torch.tensor(labels, dtype=torch.int64),
-            torch.from_numpy(np.ascontiguousarray(np.stack(crops), dtype=np.uint8)),
+            torch.from_numpy(np.ascontiguousarray(np.stack(masks), dtype=np.uint8)),
         )
 
 
@@ -146,22 +161,26 @@ def no_targets() -> Targets:
     return Targets(
         torch.zeros(0, 4),
         torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, CROP_SIDE, CROP_SIDE, dtype=torch.uint8),
+        torch.zeros(0, MASK_SIDE, MASK_SIDE, dtype=torch.uint8),
     )
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Samples to one zero-padded batch."""
-    return make_batch(samples, *collate_images([sample.image for sample in samples]))
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples that came with their pixels as one zero-padded batch."""
+    return make_batch(
+        samples, *collate_images([sample.image for sample in samples if isinstance(sample.image, Tensor)])
+    )
 
 
-def make_batch(
-    samples: Sequence[Sample], pixel_values: Tensor, pixel_mask: Tensor, detections: Detections | None = None
-) -> Batch:
-    """Samples whose images, or what was found in them, are batched already."""
-    problems = [sample.problem for sample in samples if sample.problem]
-    targets, numbers = [sample.targets for sample in samples], [sample.number for sample in samples]
-    return Batch(pixel_values, pixel_mask, targets, problems, numbers, detections)
+def make_batch(samples: Sequence[Sample], images: Tensor | Detections, pixel_mask: Tensor) -> Batch:
+    """The batch of samples whose images, or what the detector finds in them, are side by side already."""
+    return Batch(
+        images,
+        pixel_mask,
+        [sample.targets for sample in samples],
+        [sample.number for sample in samples],
+        [sample.problem for sample in samples if sample.problem],
+    )
 
 
 class SampleOrder(Sampler[list[tuple[int, int]]]):
