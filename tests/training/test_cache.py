@@ -326,6 +326,53 @@ def test_a_disk_that_fills_up(call, small, scenes, tmp_path, monkeypatch):
     assert len(files_of(cache)) == 1
 
 
+def test_sizes_that_no_memory_holds_are_estimated_all_the_same(small, scenes, tmp_path):
+    """The file says 300,000 × 300,000 pixels (270 GB): the estimate takes none of them, the picture is one line."""
+    record, other = [r for r in scenes[0].images if any(a.category_id <= 3 for a in r.annotations)][:2]
+    hostile = replace(record, width=300_000, height=300_000)
+    cache, dataset = opened(tmp_path, small, replace(scenes[0], images=[hostile, other]))
+    batch = cache.batch([dataset[0, 0], dataset[1, 1]])
+    assert [str(record.path) in problem for problem in batch.problems] == [True]
+
+
+def test_links_in_its_place_are_replaced_not_followed(small, scenes, tmp_path):
+    cache, dataset = opened(tmp_path / "cache", small, scenes[0])
+    first = cache.batch([dataset[0, 0]])
+    (path,) = cache.store.folder.glob("*.safetensors")
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"theirs")
+    path.unlink()
+    path.symlink_to(theirs)
+    with pytest.warns(UserWarning, match="is damaged"):
+        check_equal(cache.batch([dataset[0, 0]]), first)
+    assert theirs.read_bytes() == b"theirs"
+    assert not path.is_symlink()
+
+
+def test_what_is_no_file_is_not_waited_for(small, scenes, tmp_path):
+    cache, dataset = opened(tmp_path, small, scenes[0])
+    sample = dataset[0, 0]
+    os.mkfifo(cache.store.path(sample.view))
+    with pytest.warns(UserWarning, match="is no file"):
+        cache.batch([sample])
+    assert cache.store.path(sample.view).is_file()
+
+
+def test_two_runs_fill_one_cache(small, scenes, tmp_path):
+    """Both made the view before either had written it: the same bytes, whoever was first."""
+    (one, data), (other, other_data) = (opened(tmp_path, small, scenes[0]) for _ in range(2))
+    sample, theirs = data[0, 0], other_data[0, 0]
+    assert isinstance(sample.image, torch.Tensor)
+    assert isinstance(theirs.image, torch.Tensor)
+    first = one.batch([sample])
+    stored = files_of(one)
+    path = one.store.path(sample.view)
+    path.unlink()
+    check_equal(other.batch([theirs]), first)
+    check_equal(one.batch([sample]), first)
+    assert files_of(one) == stored
+
+
 def test_a_folder_that_cannot_be_made(small, scenes, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):

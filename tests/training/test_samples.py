@@ -235,6 +235,23 @@ def test_whatever_fails_on_a_picture_is_one_line(error, scenes, tmp_path):
     assert [len(target.labels) > 0 for target in batch.targets] == [False, True]
 
 
+def test_what_pre_processing_leaves_too_thin_is_one_line(scenes, tmp_path):
+    """A strip of 3000 × 3 pixels becomes 1000 × 1: no detector's patches fit into that."""
+    path = tmp_path / "strip.png"
+    Image.new("RGB", (3000, 3)).save(path)
+    square = [[0.0, 0.0, 9.0, 0.0, 9.0, 3.0, 0.0, 3.0]]
+    strip = ImageRecord(99, path, 3000, 3, (Annotation(1, 1, (0.0, 0.0, 9.0, 3.0), square, False, 27.0),))
+    data = replace(scenes[0], images=[strip])
+    classes = classes_of(data, list(NAMES.values()))
+    sample = TrainingData(data, classes, ShortestEdge(), PLAIN, 0)[0, 0]
+    assert sample.problem == (
+        f"{path}: is 3000 × 3 pixels, of which pre-processing makes 1000 × 1; expected at least 16 a side"
+    )
+    stretched = TrainingData(data, classes, ShortestEdge(), replace(PLAIN, multi_scale=True), 0)[0, 0]
+    assert stretched.problem is None
+    assert min(stretched.image.shape[1:]) == 32
+
+
 def test_collate_pads_right_and_bottom():
     images = [torch.full((3, 4, 9), 1.0), torch.full((3, 6, 5), 2.0)]
     batch = collate([Sample(image, no_targets()) for image in images])

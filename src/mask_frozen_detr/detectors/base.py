@@ -76,8 +76,6 @@ class MatchingCosts:
     class_cost: float = 2.0
     bbox_cost: float = 5.0
     giou_cost: float = 2.0
-    alpha: float = 0.25  # focal, for sigmoid classes
-    gamma: float = 2.0
 
 
 @dataclass(frozen=True)

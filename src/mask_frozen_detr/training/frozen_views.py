@@ -20,6 +20,8 @@ from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_bytes_atomic
 
+NEEDED = {"queries", "logits", "boxes", "level0"}
+
 
 @dataclass(frozen=True)
 class FrozenView:
@@ -88,11 +90,15 @@ class ViewStore:
         """None for what is not there, or damaged: it will be made, anew if need be, with a warning."""
         path = self.path(name)
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("is no file")
             with safe_open(path, "pt") as file:
                 described = json.loads((file.metadata() or {})["view"])
                 tensors = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118  no dictionary
             if described["checksum"] != _checksum(tensors):
                 raise ValueError("its content is not what was written")
+            if not tensors.keys() >= NEEDED:
+                raise ValueError(f"holds {', '.join(sorted(tensors)) or 'nothing'}")
             height, width = described["size"]
         except FileNotFoundError:
             return None

@@ -27,6 +27,7 @@ from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.matching import Targets
 
 SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of objects that it cuts are dropped
+SMALLEST_INPUT = 16  # pixels a side: the largest patches that detectors begin with
 
 
 @dataclass
@@ -126,6 +127,11 @@ class TrainingData(Dataset[Sample]):
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)
         pixels = self.preprocessing(image, resize=not self.augment.sets_size)
+        if min(pixels.shape[1:]) < SMALLEST_INPUT:
+            raise UserError(
+                f"{record.path}: is {record.width} × {record.height} pixels, of which pre-processing makes "
+                f"{pixels.shape[2]} × {pixels.shape[1]}; expected at least {SMALLEST_INPUT} a side"
+            )
         return Sample(pixels, targets, number, view=name)
 
     def _targets(self, record: ImageRecord, view: View) -> Targets:
