@@ -90,7 +90,8 @@ def test_evaluate_a_run(run, scenes_folder, tmp_path, capfd):
     assert "left out of training and scores: crescent, cross, bolt" in shown.err
     saved = json.loads(json_file.read_text())
     assert (saved["model"], saved["split"], saved["images"]) == (str(run), "val", 5)
-    assert len(json.loads(results.read_text())) == 300
+    for kind in ("bbox", "segm"):
+        assert len(json.loads((tmp_path / "b" / f"results.{kind}.json").read_text())) == 300
 
 
 def test_evaluate_a_detector_measures_the_baseline(squashing_folder, scenes_folder, capfd):

@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import math
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +20,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
-from mask_frozen_detr.data.classes import map_classes
-from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
+from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord, Skipped
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.evaluation import (
     METRICS,
     Evaluation,
-    _as_boxes,
-    _score,
-    _truth,
+    check_evaluation_file,
     evaluate,
     read_evaluation,
+    results_files,
     write_evaluation,
 )
 from mask_frozen_detr.network import MaskNetworkConfig
+from mask_frozen_detr.results.inference import segment
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.scoring import scorer_name
 
 H, W = 240, 320
 CATEGORIES = {2: "small fry", 3: "thing", 7: "whale", 9: "never there"}
@@ -95,6 +99,39 @@ def found(rng: np.random.Generator, image: int, category: int, polygon: list[flo
     }
 
 
+def built_truth(data: CocoData, kind: str) -> dict:
+    """COCO's ground truth by hand: of masks, an object without one is a crowd on the pixels of its box."""
+    annotations = []
+    for record in data.images:
+        for a in record.annotations:
+            entry = {"id": len(annotations) + 1, "image_id": record.id, "category_id": a.category_id}
+            entry |= {"bbox": list(a.bbox), "area": a.area, "iscrowd": int(a.iscrowd)}
+            if kind == "segm" and a.segmentation is None:
+                x, y, w, h = a.bbox
+                region = np.zeros((H, W), np.uint8, order="F")
+                region[int(y) : math.ceil(y + h), int(x) : math.ceil(x + w)] = 1
+                entry |= {"segmentation": plain(coco_mask.encode(region)), "iscrowd": 1}
+            elif kind == "segm":
+                entry["segmentation"] = plain(a.segmentation) if isinstance(a.segmentation, dict) else a.segmentation
+            annotations.append(entry)
+    images = [{"id": record.id, "width": W, "height": H} for record in data.images]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name} for key, name in data.categories.items()],
+    }
+
+
+def built_entries(found: list[dict], kind: str) -> list[dict]:
+    """What COCO's server takes, by hand: boxes with the detector's score, masks without boxes."""
+    if kind == "bbox":
+        return [
+            {"image_id": e["image_id"], "category_id": e["category_id"], "bbox": e["bbox"], "score": e["class_score"]}
+            for e in found
+        ]
+    return [{key: e[key] for key in ("image_id", "category_id", "segmentation", "score")} for e in found]
+
+
 def reference(truth: dict, results: list[dict], kind: str) -> tuple[np.ndarray, dict[str, float]]:
     """pycocotools' 12 figures and AP by class."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -113,14 +150,86 @@ def reference(truth: dict, results: list[dict], kind: str) -> tuple[np.ndarray, 
     return scorer.stats, by_class
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_all_figures_equal_pycocotools(seed):
+def as_instances(entries: list[dict], class_of: dict[int, int], names: list[str]) -> Instances:
+    """The entries of one image as the model would have found them, in their order."""
+    boxes = np.array([e["bbox"] for e in entries], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = np.array([class_of[e["category_id"]] for e in entries], np.int64)
+    return Instances(
+        boxes=boxes,
+        scores=np.array([e["score"] for e in entries], np.float32),
+        class_scores=np.array([e["class_score"] for e in entries], np.float32),
+        labels=labels,
+        names=[names[label] for label in labels],
+        crops=[Crop.of_mask(coco_mask.decode(e["segmentation"]).astype(bool)) for e in entries],
+        height=H,
+        width=W,
+    )
+
+
+@pytest.fixture
+def canned(baseline, monkeypatch, tmp_path):
+    """`evaluate` of results that are given: pictures are blank, and the model finds just these."""
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (W, H)).save(blank)
+    names = list(CATEGORIES.values())
+    class_of = {category: index for index, category in enumerate(CATEGORIES)}
+
+    def run(data: CocoData, results: list[dict], **options: Any) -> Evaluation:
+        info = replace(baseline.detector.info, class_names=names)
+        monkeypatch.setattr(baseline.detector, "info", info)
+        ids = iter([record.id for record in data.images])
+
+        def found(_detector, _network, _pixels, _mask, sizes, *_options):
+            return [
+                as_instances([e for e in results if e["image_id"] == image], class_of, names)
+                for image in [next(ids) for _ in sizes]
+            ]
+
+        monkeypatch.setattr("mask_frozen_detr.evaluation.segment", found)
+        images = [replace(record, path=blank) for record in data.images]
+        return evaluate(baseline, replace(data, images=images), batch=6, **options)
+
+    return run
+
+
+def rounded(results: list[dict]) -> list[dict]:
+    """Scores and boxes as float32 holds them: what the model gives."""
+    return [
+        entry
+        | {key: float(np.float32(entry[key])) for key in ("score", "class_score")}
+        | {"bbox": [float(np.float32(side)) for side in entry["bbox"]]}
+        for entry in results
+    ]
+
+
+def without_masks(data: CocoData, every: int) -> CocoData:
+    """Each `every`th object keeps its box alone."""
+    images = [
+        replace(
+            record,
+            annotations=tuple(
+                replace(a, segmentation=None) if a.id % every == 0 and not a.iscrowd else a for a in record.annotations
+            ),
+        )
+        for record in data.images
+    ]
+    return replace(data, images=images)
+
+
+@pytest.mark.parametrize(("seed", "every"), [(0, 0), (1, 0), (2, 4)])
+def test_all_figures_equal_pycocotools(seed, every, canned):
+    """Of entries built by hand, masks without boxes; with `every`, some objects without a mask."""
     data, results = synthetic(seed)
-    truth = _truth(data, map_classes(list(CATEGORIES.values()), CATEGORIES), set())
-    assert any(annotation["iscrowd"] for annotation in truth["annotations"])
-    for kind, entries in (("bbox", _as_boxes(results)), ("segm", results)):
-        figures, by_class = _score(truth, entries, kind)
-        stats, expected = reference(truth, entries, kind)
+    data = without_masks(data, every) if every else data
+    results = rounded(results)
+    measured = canned(data, results)
+    assert measured.scorer.startswith("hotcoco")
+    for kind, figures, by_class in (
+        ("bbox", measured.box, measured.box_by_class),
+        ("segm", measured.mask, measured.mask_by_class),
+    ):
+        stats, expected = reference(built_truth(data, kind), built_entries(results, kind), kind)
         assert list(figures) == list(METRICS)
         assert stats.min() > 0
         np.testing.assert_allclose(np.array(list(figures.values())) / 100, stats, rtol=0, atol=1e-6)
@@ -131,21 +240,78 @@ def test_all_figures_equal_pycocotools(seed):
         assert math.isnan(by_class["never there"])
 
 
-def test_boxes_and_masks_are_ranked_by_their_own_scores():
-    _, results = synthetic(0)
-    assert [entry["score"] for entry in _as_boxes(results)] == [entry["class_score"] for entry in results]
-    assert not any("segmentation" in entry for entry in _as_boxes(results))
-
-
-def test_no_results_and_no_truth():
+def test_sizes_are_those_of_masks(canned):
+    """With boxes in the entries, as a careless results file has them, the splits would be others."""
     data, results = synthetic(0)
-    classes = map_classes(list(CATEGORIES.values()), CATEGORIES)
-    figures, by_class = _score(_truth(data, classes, set()), [], "segm")
-    assert figures["AP"] == figures["AR100"] == 0
-    assert by_class["thing"] == 0
+    results = rounded(results)
+    mask = canned(data, results).mask
+    entries = [{key: e[key] for key in e if key != "class_score"} for e in results]
+    by_box, _ = reference(built_truth(data, "segm"), entries, "segm")
+    assert mask["AP"] == pytest.approx(100 * by_box[0], abs=1e-4)
+    assert any(abs(mask[name] - 100 * by_box[k]) > 0.5 for k, name in ((3, "APs"), (4, "APm"), (5, "APl")))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pycocotools_scores_where_hotcoco_is_missing(seed, canned, monkeypatch):
+    data, results = synthetic(seed)
+    first = canned(data, rounded(results), max_detections=300)
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    second = canned(data, rounded(results), max_detections=300)
+    assert second.scorer.startswith("pycocotools")
+    for name in ("box", "mask", "box_by_class", "mask_by_class"):
+        assert getattr(second, name) == pytest.approx(getattr(first, name), abs=1e-4, nan_ok=True)
+    assert canned(data, []).mask["AP"] == 0
+
+
+def test_more_than_100_detections_are_counted(canned):
+    """One image, 150 objects, all found: COCO's 100 would leave a third of them out."""
+    rng = np.random.default_rng(0)
+    annotations, results = [], []
+    for k in range(150):
+        x, y = 4.0 + 15 * (k % 20), 4.0 + 20 * (k // 20)
+        polygon = [x, y, x + 10, y, x + 10, y + 10, x, y + 10]
+        annotations.append(Annotation(k + 1, 3, (x, y, 10.0, 10.0), [polygon], False, 100.0))
+        results.append(found(rng, 1, 3, polygon))
+    data = CocoData(Path("dense.json"), [ImageRecord(1, Path("1.jpg"), W, H, tuple(annotations))], CATEGORIES, [])
+    few, many = canned(data, results), canned(data, results, max_detections=300)
+    assert few.mask["AR100"] == pytest.approx(100 * 100 / 150, abs=0.1)
+    assert many.mask["AR300"] == many.mask["AP"] == pytest.approx(100)
+    assert "AR300" in many.table()
+    assert "AR100" not in many.table()
+    assert "up to 300 detections each" in many.table()
+    assert many.as_dict()["max_detections"] == 300
+
+
+@pytest.mark.parametrize("shift", [0, 7])
+def test_what_is_found_on_an_object_without_a_mask_is_not_punished(shift, canned):
+    """Any mask within its box, even two; one that reaches far out of it is a false alarm, as a crowd's is."""
+    rng = np.random.default_rng(0)
+
+    def square(x: float, y: float, side: float) -> list[float]:
+        return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+    known = Annotation(1, 3, (10.0, 10.0, 40.0, 40.0), [square(10, 10, 40)], False, 1600.0)
+    unknown = Annotation(2, 3, (100.0, 100.0, 50.0, 50.0), None, False, 2500.0)
+    data = CocoData(Path("x.json"), [ImageRecord(1, Path("1.jpg"), W, H, (known, unknown))], CATEGORIES, [])
+    results = [found(rng, 1, 3, square(*place)) for place in ((10, 10, 40), (105, 105, 30), (100 - shift, 110, 20))]
+    for entry, score in zip(results, (0.5, 0.9, 0.8), strict=True):
+        entry["score"] = entry["class_score"] = score
+    measured = canned(data, results)
+    assert measured.mask["AP"] == pytest.approx(100) if not shift else measured.mask["AP"] < 90
+    assert measured.mask["AR100"] == pytest.approx(100), "it is no object that could be missed"
+    assert measured.box["AR100"] < 60, "as a box it is one"
+    assert measured.left_out.objects_without_mask == 1
+    assert "1 objects have a box and no mask" in measured.table()
+
+
+def test_no_results_and_no_truth(canned):
+    data, results = synthetic(0)
+    nothing = canned(data, [])
+    assert nothing.mask["AP"] == nothing.mask["AR100"] == 0
+    assert nothing.mask_by_class["thing"] == 0
     bare = replace(data, images=[replace(record, annotations=()) for record in data.images])
-    figures, by_class = _score(_truth(bare, classes, set()), results, "segm")
-    assert all(math.isnan(value) for value in [*figures.values(), *by_class.values()])
+    measured = canned(bare, results)
+    assert all(math.isnan(value) for value in [*measured.mask.values(), *measured.mask_by_class.values()])
 
 
 # --- the whole, with the detector of the demo ---
@@ -192,14 +358,13 @@ def detector_alone(detector, data: CocoData) -> list[dict]:
     return results
 
 
-def test_box_ap_is_the_detectors_own_whatever_the_masks(untrained, measured, scene_detector, scenes):
+def test_box_ap_is_the_detectors_own_whatever_the_masks(untrained, measured, scene_detector, scenes, scenes_folder):
     with_masks = evaluate(untrained, scenes[1])
     assert with_masks.mask["AP"] != measured[0].mask["AP"]
     assert str(with_masks.box) == str(measured[0].box)  # as text: no nan equals another
     assert str(with_masks.box_by_class) == str(measured[0].box_by_class)
-    data = scenes[1]
-    truth = _truth(data, map_classes(scene_detector.info.class_names, data.categories), set())
-    stats, _ = reference(truth, detector_alone(scene_detector, data), "bbox")
+    truth = json.loads((scenes_folder / "annotations" / "instances_val2017.json").read_text())
+    stats, _ = reference(truth, detector_alone(scene_detector, scenes[1]), "bbox")
     assert stats[0] > 0.3
     np.testing.assert_allclose(
         np.array(list(with_masks.box.values())) / 100, np.where(stats < 0, np.nan, stats), atol=1e-4
@@ -215,36 +380,60 @@ def test_batches_and_loader_processes_change_nothing(baseline, measured, scenes)
     assert other.images == measured[0].images == 5
 
 
-def test_the_results_file_is_coco_s(measured, scenes, scenes_folder):
+def test_the_results_files_are_coco_s(measured, scenes, scenes_folder):
+    """Boxes and masks apart: `loadRes` takes each, and pycocotools gives the very figures from them."""
     evaluation, path = measured
-    results = json.loads(path.read_text())
-    assert {tuple(sorted(entry)) for entry in results} == {("bbox", "category_id", "image_id", "score", "segmentation")}
-    assert {entry["image_id"] for entry in results} == {record.id for record in scenes[1].images}
-    assert {entry["category_id"] for entry in results} <= set(scenes[1].categories)
     truth = json.loads((scenes_folder / "annotations" / "instances_val2017.json").read_text())
-    stats, by_class = reference(truth, results, "segm")  # `loadRes` takes it, and gives the same figures
-    assert stats[0] > 0.005
-    np.testing.assert_allclose(list(evaluation.mask.values()), np.where(stats < 0, np.nan, 100 * stats), atol=1e-4)
-    np.testing.assert_allclose(
-        [evaluation.mask_by_class[name] / 100 for name in by_class], list(by_class.values()), atol=1e-6
-    )
-    for entry in results[:20]:
-        x, y, w, h = entry["bbox"]
-        mask = coco_mask.decode(entry["segmentation"])
-        rows, columns = np.nonzero(mask)
+    boxes, masks = (json.loads(file.read_text()) for file in results_files(path))
+    assert [file.name for file in results_files(path)] == ["results.bbox.json", "results.segm.json"]
+    assert not path.exists()
+    for results, kind, key, figures in (
+        (boxes, "bbox", "bbox", evaluation.box),
+        (masks, "segm", "segmentation", evaluation.mask),
+    ):
+        assert {tuple(sorted(entry)) for entry in results} == {tuple(sorted(["category_id", "image_id", "score", key]))}
+        assert {entry["image_id"] for entry in results} == {record.id for record in scenes[1].images}
+        assert {entry["category_id"] for entry in results} <= set(scenes[1].categories)
+        stats, _ = reference(truth, results, kind)
+        assert stats[0] > 0.005
+        np.testing.assert_allclose(list(figures.values()), np.where(stats < 0, np.nan, 100 * stats), atol=1e-4)
+    for box, mask in list(zip(boxes, masks, strict=True))[:20]:
+        x, y, w, h = box["bbox"]
+        rows, columns = np.nonzero(coco_mask.decode(mask["segmentation"]))
         if len(rows):  # masks lie in their boxes
             assert x - 1 <= columns.min() <= columns.max() <= x + w
             assert y - 1 <= rows.min() <= rows.max() <= y + h
 
 
+def test_results_files_replace_nothing_foreign(baseline, scenes, tmp_path):
+    data = replace(scenes[1], images=scenes[1].images[:1])
+    for _ in range(2):  # its own are
+        evaluate(baseline, data, results_file=tmp_path / "r.json")
+    foreign = tmp_path / "x.segm.json"
+    foreign.write_text('{"images": []}')
+    with pytest.raises(UserError, match=r"x\.segm\.json: is there already and holds no COCO results"):
+        evaluate(baseline, data, results_file=tmp_path / "x.json")
+    assert foreign.read_text() == '{"images": []}'
+    assert not (tmp_path / "x.bbox.json").exists()
+
+
 def test_thresholds_and_counts(baseline, measured, scenes, tmp_path):
-    everything = json.loads(measured[1].read_text())
+    def count(name: str) -> int:
+        return len(json.loads((tmp_path / f"{name}.segm.json").read_text()))
+
     evaluate(baseline, scenes[1], max_detections=10, results_file=tmp_path / "ten.json")
-    ten = json.loads((tmp_path / "ten.json").read_text())
-    assert len(ten) == 50
-    assert len(everything) == 500
+    assert count("ten") == 50
+    assert len(json.loads(results_files(measured[1])[1].read_text())) == 500
     evaluate(baseline, scenes[1], score_threshold=0.5, results_file=tmp_path / "sure.json")
-    assert 0 < len(json.loads((tmp_path / "sure.json").read_text())) < 100
+    assert 0 < count("sure") < 100
+
+
+@pytest.mark.parametrize(
+    "options", [{"score_threshold": math.nan}, {"score_threshold": 1.5}, {"score_threshold": -1}, {"max_detections": 0}]
+)
+def test_thresholds_without_sense(options, baseline, scenes):
+    with pytest.raises(UserError, match=f"{next(iter(options))}: found .*expected"):
+        evaluate(baseline, scenes[1], **options)
 
 
 def test_other_weights_in_the_networks_place(untrained, scenes):
@@ -299,6 +488,63 @@ def test_unreadable_images_are_named_and_left_out(baseline, scenes, tmp_path):
     assert found.mask["AP"] == pytest.approx(rest.mask["AP"], abs=0.5)
 
 
+@pytest.mark.parametrize("what", ["pre-processing", "segmenting", "memory"])
+def test_whatever_fails_on_an_image_is_one_line(what, baseline, scenes, monkeypatch):
+    """The others of its batch are measured."""
+    bad = scenes[1].images[2]
+    error: Exception = MemoryError() if what == "memory" else RuntimeError("height and width must be > 0\nat line 3")
+    if what == "segmenting":
+        real = segment
+
+        def fail(detector, network, pixels, mask, sizes, *options):
+            if (bad.height, bad.width) in sizes:
+                raise error
+            return real(detector, network, pixels, mask, sizes, *options)
+
+        images = [replace(r, annotations=()) if r is not bad else r for r in scenes[1].images]
+        sizes = [(r.height, r.width) for r in images]
+        assert sizes.count((bad.height, bad.width)) < 5
+        monkeypatch.setattr("mask_frozen_detr.evaluation.segment", fail)
+    else:
+        target = type(baseline.detector.info.preprocessing)
+        real_call, calls = target.__call__, iter(range(5))
+
+        def fail_once(self, image, resize=True):
+            if next(calls) == 2:
+                raise error
+            return real_call(self, image, resize)
+
+        monkeypatch.setattr(target, "__call__", fail_once)
+    measured = evaluate(baseline, scenes[1], batch=5)
+    lost = [record for record in scenes[1].images if str(record.path) in " ".join(measured.problems)]
+    assert bad in lost
+    assert measured.images == 5 - len(lost) > 0
+    assert all(len(problem.splitlines()) == 1 for problem in measured.problems)
+    assert ("not enough memory" if what == "memory" else "RuntimeError: height and width") in measured.problems[0]
+
+
+def test_an_interruption_is_no_bad_image(baseline, scenes, monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask_frozen_detr.evaluation.segment", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(baseline, scenes[1])
+
+
+def test_scores_that_are_no_numbers_are_told(baseline, scenes):
+    head = [p for n, p in baseline.detector.model.named_parameters() if "class_embed" in n and n.endswith("bias")]
+    kept = [p.detach().clone() for p in head]
+    for p in head:
+        p.fill_(math.nan)
+    try:
+        with pytest.raises(UserError, match=r"not one image can be read.*class scores are not numbers"):
+            evaluate(baseline, scenes[1])
+    finally:
+        for p, value in zip(head, kept, strict=True):
+            p.copy_(value)
+
+
 def test_not_one_readable_image(baseline, scenes, tmp_path):
     images = [replace(record, path=tmp_path / f"gone-{record.id}.jpg") for record in scenes[1].images]
     with pytest.raises(UserError, match=r"instances_val2017\.json: not one image can be read.*gone-"):
@@ -311,7 +557,7 @@ def test_data_without_truth_still_gives_a_results_file(baseline, scenes, tmp_pat
     bare = replace(scenes[1], images=[replace(record, annotations=()) for record in scenes[1].images[:2]])
     found = evaluate(baseline, bare, results_file=tmp_path / "results.json")
     assert all(math.isnan(value) for value in found.mask.values())
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 200
+    assert all(len(json.loads(file.read_text())) == 200 for file in results_files(tmp_path / "results.json"))
     assert set(found.table().split("\n")[2].split()[1:]) == {"-"}
 
 
@@ -324,8 +570,9 @@ def test_json_and_table(measured, tmp_path):
     write_evaluation(path, evaluation, model="runs/femto", split="val")
     saved = json.loads(path.read_text())
     assert set(saved) == {
-        "model", "split", "box", "mask", "by_class", "images", "seconds", "classes", "problems"
-    }  # fmt: skip
+        *("model", "split", "format", "box", "mask", "by_class", "images", "images_in_all", "left_out", "seconds"),
+        *("categories_without_class", "classes", "problems", "max_detections", "score_threshold", "scorer"),
+    }
     assert list(saved["box"]) == list(saved["mask"]) == list(METRICS)
     assert saved["box"]["APl"] is None, "no object is as large: null, for JSON has no nan"
     assert saved["mask"]["AP"] == pytest.approx(evaluation.mask["AP"], abs=1e-4)
@@ -337,7 +584,58 @@ def test_json_and_table(measured, tmp_path):
     assert f"{evaluation.mask['AP']:.1f}" in table
     assert "crescent" in table
     assert "crescent" not in evaluation.table()
-    assert len(evaluation.table().splitlines()) == 3
+    assert evaluation.table().splitlines()[3:] == ["AP over 5 of 5 images"]
+    assert (saved["images"], saved["images_in_all"], saved["scorer"]) == (5, 5, scorer_name())
+
+
+def test_evaluations_of_older_versions_are_read(measured, tmp_path):
+    path = tmp_path / "evaluation-3.json"
+    old = {key: measured[0].as_dict()[key] for key in ("box", "mask", "by_class", "images", "seconds", "classes")}
+    path.write_text(json.dumps({"step": 3, **old, "problems": []}))
+    again = read_evaluation(path)
+    assert again.mask == pytest.approx(measured[0].mask, abs=1e-4, nan_ok=True)
+    assert (again.format, again.images_in_all) == (1, None)
+    assert "mask" in again.table()
+
+
+def test_an_annotation_file_is_not_replaced_by_figures(measured, scenes_folder, tmp_path):
+    path = tmp_path / "instances_val2017.json"
+    content = (scenes_folder / "annotations" / path.name).read_bytes()
+    path.write_bytes(content)
+    for write in (check_evaluation_file, lambda place: write_evaluation(place, measured[0])):
+        with pytest.raises(UserError, match="is there already and holds no evaluation"):
+            write(path)
+    assert path.read_bytes() == content
+
+
+def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
+    """In the table and in JSON: missing and unreadable images, broken annotations, categories without a class."""
+    images = list(scenes[1].images)
+    images[1] = replace(images[1], path=tmp_path / "gone.jpg")
+    skipped = [
+        Skipped("val.json, image 77 (x.jpg)", "image file is missing: not in val2017, 3 annotations dropped with it"),
+        Skipped("val.json, annotation 5", "polygon with fewer than 3 points: part 0 has 1"),
+        Skipped("val.json, annotation 6", "polygon with fewer than 3 points: part 0 has 2"),
+    ]
+    names = scenes[1].categories | {6: "\x1b[31mgnome"}
+    measured = evaluate(baseline, replace(scenes[1], images=images, skipped=skipped, categories=names))
+    table = measured.table()
+    for words in (
+        "AP over 4 of 6 images",
+        "left out: 1 images are missing",
+        "left out: 1 images cannot be used",
+        "left out: 2 annotations are broken: polygon with fewer than 3 points",
+        "annotations are of categories that the detector lacks",
+        "?[31mgnome",
+    ):
+        assert words in table
+    assert "\x1b" not in table
+    saved = measured.as_dict()
+    assert (saved["images"], saved["images_in_all"]) == (4, 6)
+    assert saved["left_out"]["missing_images"] == saved["left_out"]["unreadable_images"] == 1
+    assert saved["left_out"]["broken_annotations"] == {"polygon with fewer than 3 points": 2}
+    of_class = [a for i, r in enumerate(images) if i != 1 for a in r.annotations if a.category_id == 6]
+    assert saved["left_out"]["annotations_without_class"] == len(of_class) > 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"box": 1}', "nothing"])

@@ -1,7 +1,9 @@
 """The model as a thing to save, load, share and ask: round trips to the bit, and clear errors for all else."""
 
+import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -274,19 +276,176 @@ def test_photos_are_turned_upright(model, photo, tmp_path):
     assert same(found, model.predict(upright, THRESHOLD))
 
 
+FORMS: dict[str, Callable[[np.ndarray], object]] = {
+    "an array (H, W, 3)": lambda rgb: rgb,
+    "an array of the other byte order of rows": lambda rgb: np.ascontiguousarray(rgb[::-1])[::-1],
+    "floats": lambda rgb: rgb / 255,
+    "half floats": lambda rgb: (rgb / 255).astype(np.float16),
+    "16 bits": lambda rgb: rgb.astype(np.uint16) * 257,
+    "opaque RGBA": lambda rgb: np.concatenate([rgb, np.full_like(rgb[:, :, :1], 255)], 2),
+    "a tensor (3, H, W)": lambda rgb: torch.from_numpy(rgb).permute(2, 0, 1),
+    "a tensor of floats": lambda rgb: (torch.from_numpy(rgb).permute(2, 0, 1) / 255).requires_grad_(),
+    "encoded bytes": lambda rgb: encoded(rgb),
+    "a memoryview": lambda rgb: memoryview(encoded(rgb)),
+    "a file object": lambda rgb: io.BytesIO(encoded(rgb)),
+}
+
+
+def encoded(rgb: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_tensors_and_bytes_are_the_picture(form, model, photo):
+    rgb = np.array(read_image(photo))
+    expected = model.predict(photo, THRESHOLD)
+    assert same(model.predict(FORMS[form](rgb), THRESHOLD), expected)
+    assert same(model.predict([FORMS[form](rgb)], THRESHOLD)[0], expected)
+
+
+GREYS: dict[str, Callable[[np.ndarray], object]] = {
+    "an array (H, W)": lambda grey: grey,
+    "an array (H, W, 1)": lambda grey: grey[:, :, None],
+    "16 bits": lambda grey: grey.astype(np.uint16) * 257,
+    "a tensor (1, H, W)": lambda grey: torch.from_numpy(grey)[None],
+}
+
+
+@pytest.mark.parametrize("form", GREYS)
+def test_greys_are_the_same_picture_in_rgb(form, model, photo):
+    grey = np.array(read_image(photo).convert("L"))
+    expected = model.predict(Image.fromarray(grey).convert("RGB"), THRESHOLD)
+    assert same(model.predict(GREYS[form](grey), THRESHOLD), expected)
+
+
+def test_bools_are_black_and_white(model):
+    mask = np.zeros((40, 50), bool)
+    mask[10:30, 5:25] = True
+    expected = model.predict(Image.fromarray(mask.astype(np.uint8) * 255), THRESHOLD)
+    for form in (mask, torch.from_numpy(mask)[None], Image.fromarray(mask)):
+        assert same(model.predict(form, THRESHOLD), expected)
+
+
 @pytest.mark.parametrize(
-    "array",
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+)
+def test_pil_images_of_any_mode(mode, model):
+    found = model.predict(Image.new(mode, (40, 30)), 0.0)
+    assert (found.width, found.height) == (40, 30)
+
+
+def test_several_at_once(model, photo):
+    expected = model.predict(photo, THRESHOLD)
+    for several in ((photo, str(photo)), iter([photo, photo]), (path for path in [photo, photo]), {photo: 1}.keys()):
+        found = model.predict(several, THRESHOLD)
+        assert isinstance(found, list)
+        assert all(same(one, expected) for one in found)
+    assert model.predict((), THRESHOLD) == model.predict(iter([]), THRESHOLD) == []
+
+
+NO_PICTURES: dict[str, tuple[object, str]] = {
+    "None": (None, "found NoneType, expected a path"),
+    "a number": (3, "found int"),
+    "a dictionary": ({"image": 1}, "found dict"),
+    "a list of lists": ([[1, 2]], "found list"),
+    "an address": ("https://example.com/a.jpg", "found the address.*download it first"),
+    "a list of None": ([None], "found NoneType"),
+    "text from a file": (io.StringIO("x"), "gives str, expected mode 'rb'"),
+    "channels first": (np.zeros((3, 20, 30), np.uint8), r"array \(3, 20, 30\) uint8.*expected an array"),
+    "two channels": (np.zeros((20, 30, 2), np.uint8), "expected an array"),
+    "no pixel": (np.zeros((0, 30, 3), np.uint8), "with pixels"),
+    "a batch": (np.zeros((2, 20, 30, 3), np.uint8), "several pictures as a list"),
+    "floats of 255": (np.full((20, 30, 3), 200.0), r"values from 200 to 200, expected floats in \[0, 1\]"),
+    "NaN": (np.full((20, 30, 3), np.nan), r"expected floats in \[0, 1\]"),
+    "long integers": (np.zeros((20, 30, 3), np.int64), "int64, expected uint8"),
+    "objects": (np.full((20, 30), None), "object, expected uint8"),
+    "text": (np.full((20, 30), "x"), "expected uint8"),
+    "a tensor channels last": (
+        torch.zeros(20, 30, 3, dtype=torch.uint8),
+        r"tensor \(20, 30, 3\).*expected \(1, H, W\)",
+    ),
+    "a batch of tensors": (torch.zeros(2, 3, 20, 30), r"several pictures as a list: list\(tensor\)"),
+    "a tensor of long integers": (torch.zeros(3, 20, 30, dtype=torch.int64), "int64"),
+    "an empty PIL image": (Image.new("RGB", (0, 5)), "found 0 × 5 pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PICTURES)
+def test_what_is_no_picture_is_a_clear_type_error(kind, model):
+    value, words = NO_PICTURES[kind]
+    with pytest.raises(TypeError, match=words) as caught:
+        model.predict(value)
+    assert isinstance(caught.value, UserError)
+
+
+UNREADABLE: dict[str, Callable[[bytes], object]] = {
+    "no bytes": lambda png: b"",
+    "other bytes": lambda png: b"hello",
+    "bytes cut short": lambda png: png[: len(png) // 2],
+    "a closed PIL image": lambda png: closed(png),
+    "a PIL image cut short": lambda png: Image.open(io.BytesIO(png[: len(png) // 2])),
+    "a PIL image of a rare mode": lambda png: Image.new("La", (40, 30)),
+    "a path": lambda png: "nowhere.jpg",
+}
+
+
+def closed(png: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(png))
+    image.close()
+    return image
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_is_a_clear_error(kind, model):
+    value = UNREADABLE[kind](encoded(np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8)))
+    with pytest.raises(UserError) as caught:
+        model.predict(value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
     [
-        np.zeros((20, 30), np.uint8),
-        np.zeros((20, 30, 4), np.uint8),
-        np.zeros((3, 20, 30), np.uint8),
-        np.zeros((20, 30, 3), np.float32),
-        np.zeros((0, 30, 3), np.uint8),
+        ({"score_threshold": float("nan")}, "score_threshold: found nan"),
+        ({"score_threshold": -0.1}, "expected a number from 0 to 1"),
+        ({"score_threshold": 30}, "score_threshold: found 30"),
+        ({"score_threshold": "high"}, "score_threshold: found 'high'"),
+        ({"max_detections": 0}, "max_detections: found 0"),
+        ({"max_detections": -3}, "expected a whole number, at least 1"),
+        ({"max_detections": 2.5}, "max_detections: found 2.5"),
     ],
 )
-def test_arrays_that_are_no_images(array, model):
-    with pytest.raises(UserError, match=r"image array: found .*expected \(H, W, 3\) uint8 RGB"):
-        model.predict(array)
+def test_thresholds_without_sense(options, words, model, photo):
+    with pytest.raises(UserError, match=words):
+        model.predict(photo, **options)
+
+
+def test_encoded_photos_are_turned_upright(model, photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    read_image(photo).transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    assert same(model.predict(buffer.getvalue(), THRESHOLD), model.predict(photo, THRESHOLD))
+
+
+def test_detections_an_image_are_those_of_the_training(model, saved, run, photo):
+    """Stored with the run; older runs have it only where they say how they were trained."""
+    assert MaskFrozenDetr.from_pretrained(saved).max_detections == 100
+    change(run / CONFIG_FILE, max_detections=7)
+    assert len(MaskFrozenDetr.from_pretrained(run).predict(photo, 0.0)) == 7
+    assert len(MaskFrozenDetr.from_pretrained(run).predict(photo, 0.0, max_detections=9)) == 9
+    content = json.loads((run / CONFIG_FILE).read_text())
+    del content["max_detections"]
+    (run / CONFIG_FILE).write_text(json.dumps(content))
+    (run / "training.json").write_text(json.dumps({"max_detections": 5}))
+    assert len(MaskFrozenDetr.from_pretrained(run).predict(photo, 0.0)) == 5
+    (run / "training.json").write_text("{")
+    assert MaskFrozenDetr.from_pretrained(run).max_detections == 100
+    change(run / CONFIG_FILE, max_detections="many")
+    with pytest.raises(UserError, match=r"is damaged.*max_detections is 'many'"):
+        MaskFrozenDetr.from_pretrained(run)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])

@@ -98,29 +98,35 @@ class Evaluate:
     detector: str | None = None  # where the run's detector lies now, if it has moved
     batch: int = 1
     workers: int = 1
-    max_detections: int = 100
+    max_detections: int | None = None  # detections an image; by default as many as the run was trained with, else 100
     score_threshold: float = 0.0  # leave out what the detector scores at most this: faster, and AP may drop
     roi_align: bool = True  # baseline only: equations 3 and 4, or without it equation 1
     stem: bool | None = None  # baseline only: add C₁; by default where its width allows
     by_class: bool = False  # print AP of each class as well
     json: Path | None = None  # write all figures here
-    results_file: Path | None = None  # write a COCO results file here, for the test server
+    results_file: Path | None = None  # write COCO results for the test server: X.json gives X.bbox.json, X.segm.json
     device: str | None = None
     precision: Precision = "fp32"  # auto: bf16 where that is fast; boxes then move by its rounding
 
     def __post_init__(self) -> None:
-        _check_at_least(1, batch=self.batch, max_detections=self.max_detections)
+        _check_at_least(1, batch=self.batch)
+        if self.max_detections is not None:
+            _check_at_least(1, max_detections=self.max_detections)
         _check_at_least(0, workers=self.workers, score_threshold=self.score_threshold)
 
     def run(self) -> None:
         from mask_frozen_detr.data.coco import load_split
-        from mask_frozen_detr.evaluation import evaluate, write_evaluation
+        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, evaluate, write_evaluation
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.machine.progress import Progress
 
         for file in (self.json, self.results_file):
             if file is not None:
                 _check_place(file)
+        if self.json is not None:
+            check_evaluation_file(self.json)
+        if self.results_file is not None:
+            check_results_files(self.results_file)
         data = load_split(self.data, self.split)
         model = _load(self.model, self.detector, self.device, self.roi_align, self.stem)
         first = processes().is_main_process
@@ -156,14 +162,15 @@ class Predict:
     output: Path  # where overlays and predictions.json go
     detector: str | None = None  # where the run's detector lies now, if it has moved
     score_threshold: float = 0.3
-    max_detections: int = 100
+    max_detections: int | None = None  # detections an image; by default as many as the run was trained with, else 100
     probability_maps: bool = False  # write the pictures of the paper's Figures 4 and 8 as well
     overlays: bool = True
     device: str | None = None
     precision: Precision = "fp32"  # auto: bf16 where that is fast; boxes then move by its rounding
 
     def __post_init__(self) -> None:
-        _check_at_least(1, max_detections=self.max_detections)
+        if self.max_detections is not None:
+            _check_at_least(1, max_detections=self.max_detections)
         _check_at_least(0, score_threshold=self.score_threshold)
 
     def run(self) -> None:

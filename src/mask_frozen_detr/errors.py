@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
+JOINERS = "\u200c\u200d"  # not printable by themselves, and needed in Persian words and in emoji
+
 
 class UserError(ValueError):
     """Bad input: the message names the file, key or option, what was found and what was expected."""
@@ -59,3 +61,21 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises UserError unless the option `name` is one of some words."""
     if not isinstance(value, str) or value not in choices:
         raise UserError(f"{name}: found {value!r}, expected {', '.join(map(repr, choices))}")
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """`text` for a terminal, a report or a picture: what is not printable, escapes among it, becomes "?"; shortened.
+
+    Joiners within words and emoji stay.
+    """
+    shown = "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "?" for c in text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: the text of a `UserError`, of any other error its kind and first line."""
+    if isinstance(error, UserError):
+        return printable("; ".join(str(error).splitlines()), 1000)
+    lines = str(error).strip().splitlines()
+    kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    return printable(f"{kind}: {lines[0]}" if lines else kind, 300)

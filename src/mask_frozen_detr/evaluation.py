@@ -4,18 +4,16 @@ Images are segmented and encoded one by one; what is kept of each is its run-len
 grow with resolution, only by some kilobytes an image.
 """
 
-import contextlib
-import io
-import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from accelerate.utils import gather_object
-from hotcoco import COCO, COCOeval
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,74 +21,45 @@ from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
-from mask_frozen_detr.results.inference import segment
+from mask_frozen_detr.results.evaluation_record import (
+    Evaluation,
+    LeftOut,
+    check_evaluation_file,
+    read_evaluation,
+    write_evaluation,
+)
+from mask_frozen_detr.results.inference import check_thresholds, segment
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import crop_to_rle
+from mask_frozen_detr.results.scoring import metric_names, score, scorer_name
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+__all__ = [
+    "METRICS",
+    "Evaluation",
+    "LeftOut",
+    "check_evaluation_file",
+    "check_results_files",
+    "evaluate",
+    "read_evaluation",
+    "results_files",
+    "write_evaluation",
+]
 
-
-@dataclass
-class Evaluation:
-    """box and mask: the 12 COCO figures in percent (nan where there is nothing to measure)."""
-
-    box: dict[str, float]
-    mask: dict[str, float]
-    box_by_class: dict[str, float]
-    mask_by_class: dict[str, float]
-    images: int
-    seconds: float  # all of it: reading, both networks, encoding, scoring
-    classes: str  # how classes met categories
-    problems: list[str] = field(default_factory=list)  # images that could not be read
-
-    def as_dict(self) -> dict[str, Any]:
-        def clean(values: dict[str, float]) -> dict[str, float | None]:
-            return {key: None if np.isnan(value) else round(value, 4) for key, value in values.items()}
-
-        return {
-            "box": clean(self.box),
-            "mask": clean(self.mask),
-            "by_class": {
-                name: {"box": box, "mask": mask}
-                for (name, box), mask in zip(
-                    clean(self.box_by_class).items(), clean(self.mask_by_class).values(), strict=True
-                )
-            },
-            "images": self.images,
-            "seconds": round(self.seconds, 2),
-            "classes": self.classes,
-            "problems": self.problems,
-        }
-
-    def table(self, by_class: bool = False) -> str:
-        """A plain text table."""
-
-        def row(name: str, values: dict[str, float]) -> str:
-            cells = ("-" if np.isnan(v) else f"{v:.1f}" for v in values.values())
-            return f"{name:<6}" + "".join(f"{cell:>7}" for cell in cells)
-
-        lines = [
-            " " * 6 + "".join(f"{name:>7}" for name in METRICS),
-            row("box", self.box),
-            row("mask", self.mask),
-        ]
-        if by_class:
-            lines += ["", f"{'class':<24}{'box AP':>8}{'mask AP':>8}"]
-            for name, box in self.box_by_class.items():
-                mask = self.mask_by_class[name]
-                shown = ("-" if np.isnan(v) else f"{v:.1f}" for v in (box, mask))
-                lines.append(f"{name:<24}" + "".join(f"{cell:>8}" for cell in shown))
-        return "\n".join(lines)
+METRICS = metric_names()
+MISSING = "image file is missing"  # the kind of what is skipped, as the reader of annotation files calls it
 
 
 class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
-    """Images as the detector wants them, unpadded; None and the reason for those that cannot be read."""
+    """Images as the detector wants them, unpadded; None and the reason for those on which something fails."""
 
-    def __init__(self, images: list[ImageRecord], preprocessing: Preprocessing):
+    def __init__(self, images: Sequence[ImageRecord], preprocessing: Preprocessing):
         self.images, self.preprocessing = images, preprocessing
 
     def __len__(self) -> int:
@@ -101,9 +70,9 @@ class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
         try:
             image = read_image(record.path, apply_exif=False)
             check_size(record, image)
-        except UserError as error:
-            return record, None, str(error)
-        return record, self.preprocessing(image), ""
+            return record, self.preprocessing(image), ""
+        except Exception as error:  # one bad picture is one line, whatever fails on it
+            return record, None, _problem(record, error)
 
 
 def evaluate(
@@ -111,7 +80,7 @@ def evaluate(
     data: CocoData,
     batch: int = 1,
     workers: int = 0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     score_threshold: float = 0.0,
     results_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -119,18 +88,25 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` over `data` and score boxes and masks.
 
-    max_detections: detections an image (COCO counts 100). score_threshold: class scores at most this are left out,
-    which is faster and may cost AP. results_file: where to write a COCO results file with boxes and masks, as the test
-    server takes it. progress: called with (images done, images in all). network: other weights in the mask network's
-    place, such as their running mean.
+    max_detections: detections an image; None takes what the model was trained with, COCO's 100 if nothing else. More
+        than 100 are counted, too, and the recall at so many is named by their number.
+    score_threshold: class scores at most this are left out, which is faster and may cost AP.
+    results_file: where to write COCO results as the test server takes them, boxes and masks apart: see `results_files`.
+    progress: called with (images done, images in all).
+    network: other weights in the mask network's place, such as their running mean.
 
-    Images that cannot be read are named in the result and left out of it. Under `accelerate launch` or `torchrun`
+    Images on which anything fails are named in the result and left out of it. Objects without a mask count as boxes;
+    of masks, what is found within their boxes is ignored, as with crowds. Under `accelerate launch` or `torchrun`
     every process takes its share of the images and gets the same result; the first one writes and reports progress,
     as if all were as far as it is.
-    Raises UserError where no class fits or no image can be read.
+    Raises UserError where no class fits, no image can be used, or `results_file` would replace something else.
     """
     start = time.perf_counter()
     state = processes()
+    max_detections = model.max_detections if max_detections is None else max_detections
+    check_thresholds(score_threshold, max_detections)
+    if results_file is not None:
+        check_results_files(results_file)
     classes = classes_of(data, model.detector.info.class_names, model.classes)
     share = data.images[state.process_index :: state.num_processes]
 
@@ -138,169 +114,199 @@ def evaluate(
         if progress is not None and state.is_main_process:
             progress(min(done * state.num_processes, len(data.images)), len(data.images))
 
-    results, unread = _predict_all(
-        model, network or model.network, share, classes, batch, workers, max_detections, score_threshold, report
-    )
+    run = _Run(model, network or model.network, classes, max_detections, score_threshold)
+    run.over(share, batch, workers, report)
+    entries, unused = run.entries, run.unused
     if state.num_processes > 1:  # gathered, and in the order of one process: where scores tie, the order decides
         place = {record.id: number for number, record in enumerate(data.images)}
-        results = sorted(gather_object(results), key=lambda entry: place[entry["image_id"]])
-        unread = sorted(gather_object(unread), key=lambda pair: place[pair[0]])
-    problems = [problem for _, problem in unread]
+        entries = sorted(gather_object(entries), key=lambda entry: place[entry["image_id"]])
+        unused = sorted(gather_object(unused), key=lambda pair: place[pair[0]])
+    problems = [problem for _, problem in unused]
     if len(problems) == len(data.images):
         raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
+    boxes, masks = _as_boxes(entries), _as_masks(entries)
     if results_file is not None and state.is_main_process:
-        server = [{key: value for key, value in r.items() if key != "class_score"} for r in results]
-        write_json_atomic(results_file, server, indent=None)
-    truth = _truth(data, classes, {image_id for image_id, _ in unread})
-    box, box_by_class = _score(truth, _as_boxes(results), "bbox")
-    mask, mask_by_class = _score(truth, results, "segm")
+        for path, part in zip(results_files(results_file), (boxes, masks), strict=True):
+            write_json_atomic(path, part, indent=None)
+    skipped = {image_id for image_id, _ in unused}
+    box = score(_truth(data, classes, skipped, "bbox"), boxes, "bbox", max_detections)
+    mask = score(_truth(data, classes, skipped, "segm"), masks, "segm", max_detections)
+    faults = Counter(entry.why.split(":")[0] for entry in data.skipped)
+    missing = faults.pop(MISSING, 0)
     return Evaluation(
-        box,
-        mask,
-        box_by_class,
-        mask_by_class,
+        box.figures,
+        mask.figures,
+        box.by_class,
+        mask.by_class,
         len(data.images) - len(problems),
         time.perf_counter() - start,
         classes.summary(),
         problems,
+        len(data.images) + missing,
+        _left_out(data, classes, skipped, missing, faults),
+        list(classes.unmatched_categories),
+        max_detections,
+        score_threshold,
+        scorer_name(),
     )
 
 
-def _predict_all(
-    model: MaskFrozenDetr,
-    network: MaskNetwork,
-    images: list[ImageRecord],
-    classes: ClassMap,
-    batch: int,
-    workers: int,
-    max_detections: int,
-    score_threshold: float,
-    report: Callable[[int], None],
-) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
-    """COCO results, and image id and reason for each image that cannot be read."""
-    loader = DataLoader(
-        EvaluationImages(images, model.detector.info.preprocessing),
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=list,
-    )
-    results: list[dict[str, Any]] = []
-    unread: list[tuple[int, str]] = []
-    was_training = network.training
-    network.eval()
-    done = 0
-    for items in loader:
-        unread += [(record.id, problem) for record, image, problem in items if image is None]
-        usable = [(record, image) for record, image, _ in items if image is not None]
-        if usable:
-            pixel_values, pixel_mask = collate_images([image for _, image in usable])
-            found = segment(
-                model.detector,
-                network,
-                send(pixel_values, model.device),
-                pixel_mask,
-                [(record.height, record.width) for record, _ in usable],
-                max_detections,
-                score_threshold,
-            )
-            for (record, _), instances in zip(usable, found, strict=True):
-                entries = instances.to_coco(record.id, classes.category_of)
-                known = [int(label) in classes.category_of for label in instances.labels]
-                for entry, class_score in zip(entries, instances.class_scores[known], strict=True):
-                    entry["class_score"] = float(class_score)
-                results += entries
-        done += len(items)
-        report(done)
-    network.train(was_training)
-    return results, unread
+def results_files(path: Path) -> tuple[Path, Path]:
+    """Where the results of boxes and of masks are written for `path`: X.json gives X.bbox.json and X.segm.json.
+
+    Apart, since COCO's server takes one kind at a time, boxes are ranked by the detector's own scores and masks by
+    theirs, and masks are without boxes: or their sizes would be taken from them.
+    """
+    stem = path.name.removesuffix(".json")
+    return path.with_name(f"{stem}.bbox.json"), path.with_name(f"{stem}.segm.json")
 
 
-def _as_boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_results_files(path: Path) -> None:
+    """Raises UserError where one of `results_files` is there already and does not look like COCO results."""
+    for file in results_files(path):
+        if file.is_file() and file.stat().st_size:
+            with open(file, "rb") as opened:
+                head = opened.read(100).strip()
+            if not head.startswith(b'[{"image_id"') and head != b"[]":
+                raise UserError(f"{file}: is there already and holds no COCO results; name another --results-file")
+
+
+@dataclass
+class _Run:
+    """The model over images. entries: COCO results with boxes, masks and both scores. unused: image id and reason."""
+
+    model: MaskFrozenDetr
+    network: MaskNetwork
+    classes: ClassMap
+    max_detections: int
+    score_threshold: float
+
+    def __post_init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.unused: list[tuple[int, str]] = []
+
+    def over(self, images: Sequence[ImageRecord], batch: int, workers: int, report: Callable[[int], None]) -> None:
+        """All of `images`, in batches; report: called with how many are done."""
+        preprocessing = self.model.detector.info.preprocessing
+        loader = DataLoader(
+            EvaluationImages(images, preprocessing), batch_size=batch, num_workers=workers, collate_fn=list
+        )
+        was_training = self.network.training
+        self.network.eval()
+        done = 0
+        try:
+            for items in loader:
+                self.unused += [(record.id, problem) for record, image, problem in items if image is None]
+                self._take([(record, image) for record, image, _ in items if image is not None])
+                done += len(items)
+                report(done)
+        finally:
+            self.network.train(was_training)
+
+    def _take(self, pairs: list[tuple[ImageRecord, Tensor]]) -> None:
+        """A batch; where it fails one image after the other, so that one bad image costs no other."""
+        try:
+            instances = self._segment(pairs) if pairs else []
+            new = [self._entries(record, one) for (record, _), one in zip(pairs, instances, strict=True)]
+        except Exception as error:
+            if len(pairs) == 1:
+                self.unused.append((pairs[0][0].id, _problem(pairs[0][0], error)))
+                return
+            for pair in pairs:
+                self._take([pair])
+            return
+        self.entries += [entry for entries in new for entry in entries]
+
+    def _segment(self, pairs: list[tuple[ImageRecord, Tensor]]) -> list[Instances]:
+        pixel_values, pixel_mask = collate_images([image for _, image in pairs])
+        return segment(
+            self.model.detector,
+            self.network,
+            send(pixel_values, self.model.device),
+            pixel_mask,
+            [(record.height, record.width) for record, _ in pairs],
+            self.max_detections,
+            self.score_threshold,
+        )
+
+    def _entries(self, record: ImageRecord, instances: Instances) -> list[dict[str, Any]]:
+        entries = instances.to_coco(record.id, self.classes.category_of)
+        known = [int(label) in self.classes.category_of for label in instances.labels]
+        for entry, class_score in zip(entries, instances.class_scores[known], strict=True):
+            entry["class_score"] = float(class_score)
+        return entries
+
+
+def _problem(record: ImageRecord, error: Exception) -> str:
+    text = reason(error)
+    return text if isinstance(error, UserError) else f"{printable(str(record.path))}: {text}"
+
+
+def _as_boxes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Boxes are ranked by the detector's own scores: box AP is the detector's, with masks or without."""
-    return [
-        {
-            "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "bbox": entry["bbox"],
-            "score": entry["class_score"],
-        }
-        for entry in results
-    ]
+    kept = ("image_id", "category_id", "bbox")
+    return [{**{key: entry[key] for key in kept}, "score": entry["class_score"]} for entry in entries]
 
 
-def _truth(data: CocoData, classes: ClassMap, unread: set[int]) -> dict[str, Any]:
-    """COCO's ground truth, without the categories that the detector lacks and the images that could not be read."""
-    images = [record for record in data.images if record.id not in unread]
+def _as_masks(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Masks by their own scores, without boxes: see `score`."""
+    kept = ("image_id", "category_id", "score", "segmentation")
+    return [{key: entry[key] for key in kept} for entry in entries]
 
-    def plain(segmentation):
-        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-            return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
-        return segmentation
 
-    return {
-        "images": [{"id": r.id, "width": r.width, "height": r.height, "file_name": r.path.name} for r in images],
-        "annotations": [
-            {
-                "id": a.id,
+def _truth(data: CocoData, classes: ClassMap, skipped: set[int], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
+    """COCO's ground truth, without the categories that the detector lacks and the images that could not be used.
+
+    Annotations are numbered from 1. Of masks, an object without one is a crowd that covers its box: COCOeval takes
+    intersection / detection as the overlap with a crowd, so that whatever would be right for some mask within the box
+    is ignored, at each threshold, and nothing is missed where nothing is found.
+    """
+    images = [record for record in data.images if record.id not in skipped]
+    annotations: list[dict[str, Any]] = []
+    for record in images:
+        for a in record.annotations:
+            if a.category_id not in classes.index_of:
+                continue
+            unknown = a.segmentation is None
+            entry = {
+                "id": len(annotations) + 1,
                 "image_id": record.id,
                 "category_id": a.category_id,
                 "bbox": list(a.bbox),
                 "area": a.area,
-                "iscrowd": int(a.iscrowd),
-                "segmentation": plain(a.segmentation),
+                "iscrowd": int(a.iscrowd or (unknown and kind == "segm")),
             }
-            for record in images
-            for a in record.annotations
-            if a.category_id in classes.index_of
-        ],
+            if kind == "segm":
+                entry["segmentation"] = _covering(a.bbox, record) if unknown else _plain(a.segmentation)
+            annotations.append(entry)
+    return {
+        "images": [{"id": r.id, "width": r.width, "height": r.height, "file_name": r.path.name} for r in images],
+        "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in data.categories.items() if key in classes.index_of],
     }
 
 
-def _score(
-    truth: dict[str, Any], results: list[dict[str, Any]], kind: str
-) -> tuple[dict[str, float], dict[str, float]]:
-    """12 figures in percent, and AP by class name."""
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO(truth)
-        scorer = COCOeval(ground, ground.loadRes(results), kind)
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    stats = [float("nan") if value < 0 else 100 * value for value in scorer.stats]
-    assert scorer.eval is not None
-    precision = np.asarray(scorer.eval["precision"])[:, :, :, 0, -1]  # (IoU, recall, class), all sizes, 100 detections
-    by_class = {}
-    for k, category in enumerate(scorer.params.catIds):
-        values = precision[:, :, k]
-        values = values[values > -1]
-        by_class[names[category]] = 100 * float(values.mean()) if len(values) else float("nan")
-    return dict(zip(METRICS, stats, strict=True)), by_class
+def _plain(segmentation: Any) -> Any:
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
+    return segmentation
 
 
-def write_evaluation(path: Path, evaluation: Evaluation, **extra: Any) -> None:
-    """JSON beside a run."""
-    write_json_atomic(path, {**extra, **evaluation.as_dict()})
+def _covering(box: Sequence[float], record: ImageRecord) -> dict[str, Any]:
+    """Run lengths of all pixels that a box x, y, w, h touches."""
+    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x1, y1 = min(record.width, math.ceil(box[0] + box[2])), min(record.height, math.ceil(box[1] + box[3]))
+    covered = np.ones((max(0, y1 - y0), max(0, x1 - x0)), bool)
+    return crop_to_rle(Crop(x0, y0, covered), record.height, record.width)
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """What `write_evaluation` wrote. Raises UserError where the file is damaged."""
-
-    def figures(values: dict[str, float | None]) -> dict[str, float]:
-        return {key: float("nan") if value is None else value for key, value in values.items()}
-
-    try:
-        saved = json.loads(path.read_text())
-        return Evaluation(
-            figures(saved["box"]),
-            figures(saved["mask"]),
-            figures({name: pair["box"] for name, pair in saved["by_class"].items()}),
-            figures({name: pair["mask"] for name, pair in saved["by_class"].items()}),
-            saved["images"],
-            saved["seconds"],
-            saved["classes"],
-            saved["problems"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is no evaluation: {error}") from error
+def _left_out(data: CocoData, classes: ClassMap, skipped: set[int], missing: int, faults: dict[str, int]) -> LeftOut:
+    annotations = [a for record in data.images if record.id not in skipped for a in record.annotations]
+    scored = [a for a in annotations if a.category_id in classes.index_of]
+    return LeftOut(
+        missing,
+        len(skipped),
+        dict(faults),
+        len(annotations) - len(scored),
+        sum(a.segmentation is None for a in scored),
+    )

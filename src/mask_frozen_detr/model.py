@@ -1,22 +1,19 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses
-from mask_frozen_detr.data.images import read_image, to_rgb
+from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
@@ -25,13 +22,15 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_atomic, write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
-from mask_frozen_detr.results.inference import segment
+from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
 
 CONFIG_FILE = "mask_frozen_detr.json"
 WEIGHTS_FILE = "mask_network.safetensors"
 DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
+TRAINING_FILE = "training.json"  # how a run was trained
 FORMAT = 1
+DETECTIONS = 100  # an image
 
 
 class MaskFrozenDetr(nn.Module):
@@ -39,7 +38,8 @@ class MaskFrozenDetr(nn.Module):
 
     detector: the frozen detector. network: the mask network built for it. own_detector: the detector was fine-tuned
     with the masks (Table 11), is nowhere else, and is saved with them. classes: how the run's training data calls the
-    detector's classes; None before a training and for runs of older versions.
+    detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
+    nothing else is asked for: what the run was trained with.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class MaskFrozenDetr(nn.Module):
         super().__init__()
         self.detector, self.network, self.own_detector = detector, network, own_detector
         self.classes = classes
+        self.max_detections = DETECTIONS
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -114,7 +115,9 @@ class MaskFrozenDetr(nn.Module):
             )
         network = MaskNetwork(saved.network, saved.shapes)
         load_network_weights(network, folder / WEIGHTS_FILE)
-        return cls(detector, network.eval(), own, saved.classes)
+        model = cls(detector, network.eval(), own, saved.classes)
+        model.max_detections = saved.max_detections
+        return model
 
     def adopt_detector(self, run: Path | None = None) -> None:
         """The detector is the masks' own from now on: as it has been fine-tuned, or as the folder `run` has it."""
@@ -161,6 +164,7 @@ class MaskFrozenDetr(nn.Module):
             "network": asdict(self.network.config),
             "class_names": self.detector.info.class_names,
             **classes,
+            "max_detections": self.max_detections,
             "preprocessing": self.detector.info.preprocessing.describe(),
         }
 
@@ -176,30 +180,29 @@ class MaskFrozenDetr(nn.Module):
 
     def predict(
         self,
-        images: str | Path | Image.Image | np.ndarray | Sequence[str | Path | Image.Image | np.ndarray],
+        images: Any,
         score_threshold: float = 0.3,
-        max_detections: int = 100,
+        max_detections: int | None = None,
         probabilities: bool = False,
     ) -> Any:
-        """Instances of one image, or a list of them for a list of images.
+        """Instances of one image, or a list of them for a list, tuple or generator of images.
 
-        images: paths (turned as their EXIF data says), PIL images (as they lie), or (H, W, 3) uint8 RGB arrays.
-        score_threshold: on the final score (equation 13, or 2). probabilities: keep the probability maps too.
-        Raises UserError for an image that cannot be read.
+        images: paths, encoded bytes and binary file objects (turned as their EXIF data says); PIL images of any mode,
+            arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and tensors (1, H, W), (3, H, W) or (4, H, W), uint8,
+            uint16, bool or floats in [0, 1], RGB or grey (as they lie).
+        score_threshold: on the final score (equation 13, or 2), 0 to 1.
+        max_detections: None takes what the run was trained with, else 100.
+        probabilities: keep the probability maps too.
+        Raises TypeError for what is no image, UserError for an image that cannot be read and for numbers without sense.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
+        max_detections = self.max_detections if max_detections is None else max_detections
+        check_thresholds(score_threshold, max_detections)
+        if is_one_picture(images):
             return self._predict_one(images, score_threshold, max_detections, probabilities)
         return [self._predict_one(image, score_threshold, max_detections, probabilities) for image in images]
 
-    def _predict_one(self, image, score_threshold: float, max_detections: int, probabilities: bool) -> Instances:
-        if isinstance(image, str | Path):
-            image = read_image(Path(image))
-        elif isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-                raise UserError(f"image array: found {image.shape} {image.dtype}, expected (H, W, 3) uint8 RGB")
-            image = Image.fromarray(image)
-        else:
-            image = to_rgb(image, "image")
+    def _predict_one(self, image: Any, score_threshold: float, max_detections: int, probabilities: bool) -> Instances:
+        image = to_picture(image)
         pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
         self.network.eval()
         instances = segment(
@@ -211,6 +214,7 @@ class MaskFrozenDetr(nn.Module):
             max_detections,
             score_threshold,
             probabilities,
+            self.class_names,
         )[0]
         return instances.above(score_threshold)
 
@@ -244,6 +248,7 @@ class RunConfig:
     shapes: DetectorShapes
     network: MaskNetworkConfig
     classes: RunClasses | None
+    max_detections: int
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -261,6 +266,7 @@ def read_run_config(folder: Path) -> RunConfig:
             DetectorShapes(**shapes),
             MaskNetworkConfig(**saved["network"]),
             RunClasses.read(saved["classes"], len(saved["class_names"])) if "classes" in saved else None,
+            _trained_detections(saved, folder),
         )
     except UserError:
         raise
@@ -268,6 +274,19 @@ def read_run_config(folder: Path) -> RunConfig:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); train the run anew") from error
+
+
+def _trained_detections(saved: dict[str, Any], folder: Path) -> int:
+    """Detections an image of a run; older versions say it only where they say how the run was trained."""
+    count = saved.get("max_detections")
+    if count is None:
+        try:
+            count = json.loads((folder / TRAINING_FILE).read_text()).get("max_detections", DETECTIONS)
+        except (OSError, ValueError, AttributeError):
+            return DETECTIONS
+    if type(count) is not int or count < 1:
+        raise ValueError(f"max_detections is {count!r:.40}, expected a whole number, at least 1")
+    return count
 
 
 def find_run(run: str | Path, revision: str | None = None) -> Path | None:

@@ -3,8 +3,10 @@
 Letters: B images, Q queries, K classes, N detections of an image, M distinct queries over all images.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mask_frozen_detr.detectors.base import FrozenDetector, ScoreRule
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.ops.padding import extents
 from mask_frozen_detr.results.instances import Instances
@@ -32,10 +35,27 @@ class TopDetections:
     labels: Tensor
 
 
+def check_thresholds(score_threshold: Any, max_detections: Any) -> None:
+    """Raises UserError unless the threshold is from 0 to 1 and the detections are a whole number, at least 1."""
+    try:
+        sane = 0 <= float(score_threshold) <= 1
+    except (TypeError, ValueError):
+        sane = False
+    if not sane:
+        raise UserError(f"score_threshold: found {score_threshold!r}, expected a number from 0 to 1")
+    try:
+        sane = operator.index(max_detections) >= 1
+    except TypeError:
+        sane = False
+    if not sane:
+        raise UserError(f"max_detections: found {max_detections!r}, expected a whole number, at least 1")
+
+
 def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold: float = 0.0) -> list[TopDetections]:
     """The `count` best pairs of (B, Q, K) logits, image by image: the detector's own post-processing.
 
     With sigmoid classes a query may appear under several of them; with softmax, or a prompt, it has one.
+    Raises FloatingPointError where a score is not a number.
     """
     scores = rule.scores(logits.float())
     if rule.one_label:
@@ -47,6 +67,8 @@ def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold:
         values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
         queries, labels = pairs // scores.shape[2], pairs % scores.shape[2]
     values, queries, labels = values.cpu(), queries.cpu(), labels.cpu()
+    if values.isnan().any():  # which count as the highest: none can be lost among the rest
+        raise FloatingPointError("the detector's class scores are not numbers (NaN)")
     keep = values > score_threshold
     return [TopDetections(values[b][keep[b]], queries[b][keep[b]], labels[b][keep[b]]) for b in range(len(logits))]
 
@@ -61,12 +83,15 @@ def segment(
     max_detections: int = 100,
     score_threshold: float = 0.0,
     keep_probabilities: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> list[Instances]:
     """Instances of a batch.
 
     pixel_values (B, 3, H, W), pixel_mask (B, H, W), best on the host; sizes: (height, width) of the B original
     images, in whose pixels boxes and masks are given. Detections whose class score is not above `score_threshold` are
     dropped before masks are made; the final score, at most the class score, is left to the caller to threshold.
+    class_names: of a run whose training data names more of them than the detector does.
+    Raises FloatingPointError where scores, boxes or masks are not numbers.
     """
     detections = detector(pixel_values, pixel_mask)
     tops = top_detections(detections.logits, detector.info.score_rule, max_detections, score_threshold)
@@ -95,7 +120,7 @@ def segment(
                 frames[part],
                 None if iou is None else iou[part],
                 sizes[b],
-                detector.info.class_names,
+                class_names or detector.info.class_names,
                 keep_probabilities,
             )
         )
@@ -128,11 +153,14 @@ def _instances(
     else:  # equation 2
         factors = np.array(confidence, dtype=np.float32)[inverse.numpy()]
     found = box_convert(boxes[top.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    scores = (class_scores * factors).astype(np.float32)
+    if np.isnan(scores).any() or found.isnan().any():
+        raise FloatingPointError("boxes or the masks' scores are not numbers (NaN)")
     which = inverse.tolist()
     labels = top.labels.numpy()
     instances = Instances(
         boxes=found.numpy(),
-        scores=(class_scores * factors).astype(np.float32),
+        scores=scores,
         class_scores=class_scores,
         labels=labels,
         names=[class_names[label] or str(label) for label in labels],

@@ -96,6 +96,7 @@ def train(
     detector, info, device = model.detector, model.detector.info, accelerator.device
     classes = classes_of(train_data, info.class_names)
     model.classes = classes.run
+    model.max_detections = config.max_detections
     if val_data is not None:
         classes_of(val_data, info.class_names, model.classes)
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
