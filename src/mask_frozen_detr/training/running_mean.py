@@ -1,5 +1,7 @@
 """A running mean of the weights (not in the paper): smoother than the last step's, and often a little better."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -15,7 +17,7 @@ class RunningMean(AveragedModel):
         super().__init__(learned, multi_avg_fn=self._mix)
         self.decay = decay
 
-    def _mix(self, means: list[Tensor], values: list[Tensor], _updates: Tensor) -> None:
+    def _mix(self, means: Sequence[Tensor], values: Sequence[Tensor], _updates: Tensor | int) -> None:
         updates = int(self.n_averaged)  # lies on the host: a GPU need not be waited for
         decay = min(self.decay, (1 + updates) / (10 + updates))
         for mean, value in zip(means, values, strict=True):
