@@ -25,8 +25,9 @@ from benchmarks.absent import absent_packages, standing_in
 from benchmarks.measure import describe_error, free_memory
 from benchmarks.report import ROOT, describe_run, markdown
 from benchmarks.sizes import SIZES, Sizes
+from mask_frozen_detr.machine.config import Precision
 from mask_frozen_detr.machine.memory import keep_freed_memory
-from mask_frozen_detr.machine.precision import Precision, resolve_precision
+from mask_frozen_detr.machine.precision import resolve_precision
 
 Found = tuple[list[dict[str, Any]], list[str]]  # rows, problems
 Section = Callable[[Sizes, torch.device, Precision, float], Found]

@@ -29,7 +29,8 @@ from benchmarks.measure import (
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.base import Detections, FrozenDetector
-from mask_frozen_detr.machine.precision import Precision, autocast
+from mask_frozen_detr.machine.config import Precision
+from mask_frozen_detr.machine.precision import autocast
 from mask_frozen_detr.ops.deformable_attention import kernels_run
 
 COCO_IMAGES = 118_287  # train2017

@@ -12,7 +12,7 @@ from benchmarks.contestants import ours
 from benchmarks.measure import Timing, free_memory, interleaved, rounded
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
-from mask_frozen_detr.machine.precision import Precision
+from mask_frozen_detr.machine.config import Precision
 
 
 class ByteCounter(TorchDispatchMode):

@@ -11,7 +11,8 @@ from benchmarks.measure import Timing, interleaved, rounded
 from benchmarks.pictures import draw_pictures
 from benchmarks.sizes import Sizes
 from mask_frozen_detr.detectors.transformers_attention import share_attention
-from mask_frozen_detr.machine.precision import Precision, autocast
+from mask_frozen_detr.machine.config import Precision
+from mask_frozen_detr.machine.precision import autocast
 
 
 def deformable_detr(sizes: Sizes, device: torch.device) -> nn.Module:

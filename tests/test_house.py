@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mask_frozen_detr"
 # From the ground up. Rooms of one line stand side by side and do not know each other.
 FLOORS = (
-    ("errors",),
+    ("errors", "lazy"),
     ("machine",),
     ("ops", "data"),
     ("detectors",),

@@ -1,9 +1,43 @@
 """Mask Frozen-DETR: instance masks for any DETR detector."""
 
-from mask_frozen_detr.detectors import load_detector
-from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.results.instances import Instances
+from typing import TYPE_CHECKING
 
-__all__ = ["Instances", "MaskFrozenDetr", "MaskNetworkConfig", "UserError", "load_detector"]
+from mask_frozen_detr.lazy import lazily
+
+if TYPE_CHECKING:
+    from mask_frozen_detr.detectors.families import register_detector
+    from mask_frozen_detr.detectors.load import load_detector
+    from mask_frozen_detr.errors import UserError
+    from mask_frozen_detr.evaluation import evaluate
+    from mask_frozen_detr.model import MaskFrozenDetr
+    from mask_frozen_detr.network.config import MaskNetworkConfig
+    from mask_frozen_detr.results.instances import Instances
+    from mask_frozen_detr.training.config import TrainConfig
+    from mask_frozen_detr.training.loop import train
+
+__all__ = [
+    "Instances",
+    "MaskFrozenDetr",
+    "MaskNetworkConfig",
+    "TrainConfig",
+    "UserError",
+    "evaluate",
+    "load_detector",
+    "register_detector",
+    "train",
+]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Instances": "results.instances",
+        "MaskFrozenDetr": "model",
+        "MaskNetworkConfig": "network.config",
+        "TrainConfig": "training.config",
+        "UserError": "errors",
+        "evaluate": "evaluation",
+        "load_detector": "detectors.load",
+        "register_detector": "detectors.families",
+        "train": "training.loop",
+    },
+)

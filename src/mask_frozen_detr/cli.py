@@ -9,10 +9,11 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.config import Precision
 from mask_frozen_detr.machine.memory import keep_freed_memory
-from mask_frozen_detr.machine.precision import Precision, autocast
+from mask_frozen_detr.machine.precision import autocast
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.paper.reproduce_plan import ReproduceConfig
+from mask_frozen_detr.paper.config import ReproduceConfig
 from mask_frozen_detr.training.config import TrainConfig
 
 

@@ -17,17 +17,10 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.paper import reproduce as module
 from mask_frozen_detr.paper import reproduce_rows
+from mask_frozen_detr.paper.config import Budget, ReproduceConfig, read_budget
 from mask_frozen_detr.paper.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
 from mask_frozen_detr.paper.reproduce_compare import Measured, compare, rank_correlation
-from mask_frozen_detr.paper.reproduce_plan import (
-    Budget,
-    PlannedRow,
-    ReproduceConfig,
-    iterations_of,
-    plan_rows,
-    read_budget,
-    read_table,
-)
+from mask_frozen_detr.paper.reproduce_plan import PlannedRow, iterations_of, plan_rows, read_table
 from mask_frozen_detr.paper.reproduce_plot import draw_table
 from mask_frozen_detr.paper.reproduce_report import finding, markdown
 from mask_frozen_detr.paper.reproduce_result import RowRun, read_result

@@ -8,15 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
 from mask_frozen_detr.errors import UserError
 
-FineTune = Literal["none", "partial", "full"]
 Labels = Sequence[Mapping[str, Tensor]]  # an image each: class_labels (T,); boxes (T, 4), cx, cy, w, h in [0, 1]
 
 

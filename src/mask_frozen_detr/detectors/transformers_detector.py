@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FineTune, FrozenDetector, Labels
+from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector, Labels
+from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.detectors.family import Family, Maps
 from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_attention import share_attention

@@ -1,13 +1,12 @@
 """The precision that models compute in: float32, or half precision by autocast where the machine is fast in it."""
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.config import Precision
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")  # of x86 processors; without them bf16 is slower than float32
 

@@ -20,7 +20,8 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_bytes_atomic, write_text_atomic
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.paper.complexity import complexity
-from mask_frozen_detr.paper.reproduce_plan import PlannedRow, ReproduceConfig, iterations_of, plan_rows, read_budget
+from mask_frozen_detr.paper.config import ReproduceConfig, read_budget
+from mask_frozen_detr.paper.reproduce_plan import PlannedRow, iterations_of, plan_rows
 from mask_frozen_detr.paper.reproduce_plot import draw_table
 from mask_frozen_detr.paper.reproduce_report import markdown
 from mask_frozen_detr.paper.reproduce_result import (

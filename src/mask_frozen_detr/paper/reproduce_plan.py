@@ -7,81 +7,21 @@ one, or what a given time allows the row that is slowest here. Rows of another b
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 from mask_frozen_detr.detectors.base import FrozenDetector
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.machine.precision import Precision
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.network.stem import stem_source
+from mask_frozen_detr.paper.config import Budget, ReproduceConfig
 from mask_frozen_detr.paper.recipes import Recipe, recipes
 from mask_frozen_detr.paper.tables import PAPER, PaperRow, paper_rows
 from mask_frozen_detr.training.config import TrainConfig
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-OF_TRAINING = ("lr", "warmup", "ema", "batch", "precision", "min_box_iou", "max_detections", "workers")
 WARMUP_SHARE = 0.25  # of a run, at most
-
-
-@dataclass(frozen=True)
-class ReproduceConfig:
-    """What holds for all rows of a table alike; what the table varies, its rows decide.
-
-    Rates differ from the paper's (1.5e-4, no warm-up, no mean), with which little is learned within minutes.
-    """
-
-    budget: str = "10m"  # of each row and seed: a time (90s, 10m, 1.5h) or iterations (300it)
-    # What rows get equally much of. iterations: all rows as many as the slowest one (a few steps of each are timed
-    # first) manages in the budget. time: each row as many as it manages itself.
-    equal: Literal["iterations", "time"] = "iterations"
-    seeds: int = 1  # 3 = seeds 0, 1 and 2; may grow later
-    lr: float = 2e-3
-    warmup: int = 30  # iterations, at most a quarter of the run
-    ema: float = 0.98  # decay of the running mean of the weights, which is evaluated; 0 = none
-    batch: int = 2  # images a step
-    precision: Precision = "auto"
-    min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out of training
-    roi_size: int | None = None  # another RoIAlign size in all rows: 16 trains faster on a CPU
-    workers: int = -1  # loader processes; -1: by the machine
-    max_detections: int = 100  # boxes an image that get masks in evaluation
-    eval_threshold: float = 0.0  # evaluation leaves out what the detector scores at most this: faster
-    eval_batch: int = 1  # images a forward pass of evaluation
-    max_images: int = 0  # evaluate the first so many val images; 0 = all
-
-    def __post_init__(self) -> None:
-        read_budget(self.budget)
-        for name, least in (("seeds", 1), ("eval_batch", 1), ("max_images", 0), ("eval_threshold", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected at least {least}")
-        TrainConfig(**self.of_training())  # checks the rest
-
-    def of_training(self) -> dict[str, Any]:
-        """The fields that `TrainConfig` has too."""
-        return {name: getattr(self, name) for name in OF_TRAINING}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Of one row and seed: seconds or iterations."""
-
-    seconds: float | None = None
-    iterations: int | None = None
-
-
-def read_budget(text: str) -> Budget:
-    """A budget as the command line takes it, such as 10m or 300it. Raises UserError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|it)", text.strip())
-    if match is None or float(match[1]) == 0 or (match[2] == "it" and "." in match[1]):
-        raise UserError(
-            f"budget: found {text!r}, expected a time such as 90s, 10m or 1.5h, or iterations such as 300it"
-        )
-    if match[2] == "it":
-        return Budget(iterations=int(match[1]))
-    return Budget(seconds=float(match[1]) * UNITS[match[2]])
 
 
 def read_table(text: str) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 
+from mask_frozen_detr.paper.config import read_budget
 from mask_frozen_detr.paper.reproduce_compare import METRICS, Comparison
-from mask_frozen_detr.paper.reproduce_plan import read_budget
 from mask_frozen_detr.paper.reproduce_result import TableResult, TableRow
 
 STANDING = {"paper": "-", "impossible": "not possible", "same": "as above"}  # of rows that do not run

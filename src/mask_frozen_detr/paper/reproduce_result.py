@@ -8,8 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.paper.config import ReproduceConfig
 from mask_frozen_detr.paper.reproduce_compare import METRICS, Comparison, Measured, compare, rank_correlation
-from mask_frozen_detr.paper.reproduce_plan import ReproduceConfig
 
 FORMAT = 1
 FREE_OPTIONS = ("seeds", "workers")  # what may change when a table is gone on with

@@ -19,8 +19,9 @@ from mask_frozen_detr.evaluation import evaluate
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.paper.config import ReproduceConfig
 from mask_frozen_detr.paper.reproduce_compare import METRICS
-from mask_frozen_detr.paper.reproduce_plan import PlannedRow, ReproduceConfig
+from mask_frozen_detr.paper.reproduce_plan import PlannedRow
 from mask_frozen_detr.paper.reproduce_result import RowRun
 from mask_frozen_detr.training.loop import train
 from mask_frozen_detr.training.run_folder import METRICS_FILE

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import get_args
 
-from mask_frozen_detr.detectors.base import FineTune
+from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.errors import UserError, check_choice, check_flag, check_number
-from mask_frozen_detr.machine.precision import Precision
+from mask_frozen_detr.machine.config import Precision
 
 MOST_SEED = (1 << 32) - 1  # numpy's
 

@@ -1,0 +1,5 @@
+"""Options of the machine, apart from torch: what prints help need not load it."""
+
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
