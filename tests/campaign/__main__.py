@@ -1,6 +1,9 @@
 """`python -m campaign`: tries of every kind, counted."""
 
 import argparse
+import contextlib
+import gc
+import io
 import multiprocessing
 import os
 import shutil
@@ -10,6 +13,8 @@ import time
 import traceback
 from pathlib import Path
 from random import Random
+
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 
@@ -66,12 +71,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--keep", action="store_true", help="with --try: leave its folder")
     options = parser.parse_args()
-    prepare()
     # In memory where that is possible: a disk's flushes take most of the time.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="campaign-", dir=memory))
     try:
-        bench = build(root)
+        bench = Bench(root)
+        prepare(bench)
+        build(bench)
         chosen = [KINDS[name] for name in options.kind or KINDS]
         if options.number is not None:
             return _repeat(chosen, bench, options)
@@ -94,19 +100,24 @@ def main() -> int:
             shutil.rmtree(root)
 
 
-def prepare() -> None:
-    """Import all that a command needs, once: forks have it for nothing."""
-    import conftest  # noqa: F401
-    import torch
+def prepare(bench: Bench) -> None:
+    """Import and load once all that a command needs, and that starts no thread: forks have it for nothing."""
+    from conftest import build_squashing_detector
 
     import mask_frozen_detr.cli
     import mask_frozen_detr.demo.run
-    import mask_frozen_detr.detectors
     import mask_frozen_detr.paper.reproduce
     import mask_frozen_detr.prediction
-    import mask_frozen_detr.training.loop  # noqa: F401
+    import mask_frozen_detr.training.loop
+    from mask_frozen_detr.detectors import load_detector
 
     torch.set_num_threads(1)
+    build_squashing_detector(bench.detector)
+    load_detector(bench.detector)  # builds tables of transformers that take longer than all else
+    with contextlib.redirect_stdout(io.StringIO()):
+        mask_frozen_detr.cli.main(["detectors"])
+    gc.collect()
+    gc.freeze()  # or collections in forks would copy all of it
 
 
 def _repeat(chosen: list[Kind], bench: Bench, options: argparse.Namespace) -> int:

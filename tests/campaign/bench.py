@@ -144,25 +144,21 @@ def predictions(output: Path, folder: Path) -> Any:
     return content
 
 
-def build(root: Path) -> Bench:
-    """All of it, each part in a fork: this process must never have run a thread of its own."""
-    bench = Bench(root)
+def build(bench: Bench) -> None:
+    """All of it but the detector, each part in a fork: this process must never have run a thread of its own."""
+    root = bench.root
 
-    def prepare() -> None:
-        from conftest import build_squashing_detector
-
+    def render() -> None:
         from mask_frozen_detr.demo.scenes import render_scenes
 
-        build_squashing_detector(bench.detector)
         render_scenes(bench.data, train=6, val=3)
 
-    _need(Command(prepare, root).wait())
+    _need(Command(render, root).wait())
     _need(run(bench.train(bench.run), root))
     _need(run(bench.train(root / "cached", "cache"), root))
     while not (bench.killed / "checkpoint.pt").exists():
         shutil.rmtree(bench.killed, ignore_errors=True)
         kill_when(Command(command_line(bench.train(bench.killed)), root), (bench.killed / "checkpoint.pt").exists)
-    return bench
 
 
 def kill_when(command: Command, ready: Callable[[], bool]) -> Ran:

@@ -13,10 +13,11 @@ SAMPLE = ["kills", "records", "cache"]  # kinds that hold
 def _sample(names: list[str], root: str, found) -> None:
     """In a process that has run no threads: its commands are forks of it."""
     from campaign.__main__ import attempt, prepare
-    from campaign.bench import build
+    from campaign.bench import Bench, build
 
-    prepare()
-    bench = build(Path(root))
+    bench = Bench(Path(root))
+    prepare(bench)
+    build(bench)
     for name in names:
         found.send((name, attempt(KINDS[name], bench, seed=0, number=0)))
     found.close()
