@@ -1,5 +1,6 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses
@@ -20,7 +21,7 @@ from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.files import write_atomic, write_folder_atomic, write_json_atomic
+from mask_frozen_detr.machine.files import write_bytes_atomic, write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
@@ -114,7 +115,7 @@ class MaskFrozenDetr(nn.Module):
                 f"those of layer {found.encoder_layer}; load the detector with encoder_layer={identity.encoder_layer}"
             )
         network = MaskNetwork(saved.network, saved.shapes)
-        load_network_weights(network, folder / WEIGHTS_FILE)
+        load_network_weights(network, folder / WEIGHTS_FILE, saved.checksum)
         model = cls(detector, network.eval(), own, saved.classes)
         model.max_detections = saved.max_detections
         return model
@@ -137,8 +138,8 @@ class MaskFrozenDetr(nn.Module):
         """Write the mask network and the detector's identity; the frozen weights stay where they are."""
         if self.own_detector:
             write_folder_atomic(Path(folder) / DETECTOR_FOLDER, self.detector.save)
-        save_network_weights(self.network, Path(folder) / WEIGHTS_FILE)
-        write_json_atomic(Path(folder) / CONFIG_FILE, self.describe())
+        checksum = save_network_weights(self.network, Path(folder) / WEIGHTS_FILE)
+        write_json_atomic(Path(folder) / CONFIG_FILE, {**self.describe(), "checksums": {WEIGHTS_FILE: checksum}})
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the mask network as a hub repository; returns its address."""
@@ -219,15 +220,26 @@ class MaskFrozenDetr(nn.Module):
         return instances.above(score_threshold)
 
 
-def save_network_weights(network: nn.Module, path: Path) -> None:
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    write_atomic(path, lambda temporary: save_file(state, temporary))
+def save_network_weights(network: nn.Module, path: Path) -> str:
+    """Returns the sha256 of what it has written."""
+    data = save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
+    write_bytes_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
-def load_network_weights(network: nn.Module, path: Path) -> None:
-    """Raises UserError where the file is missing, damaged or of another network."""
+def load_network_weights(network: nn.Module, path: Path, checksum: str | None = None) -> None:
+    """Raises UserError where the file is missing, damaged or of another network.
+
+    checksum: the sha256 that it must have; None: of a run that did not note it.
+    """
     try:
-        state = load_file(path)
+        data = path.read_bytes()
+        if checksum is not None and hashlib.sha256(data).hexdigest() != checksum:
+            raise UserError(
+                f"{path}: the mask network's weights are damaged: the file is not what was written (sha256 expected: "
+                f"{checksum[:12]}…); copy it anew, or train the run anew"
+            )
+        state = load(data)
     except FileNotFoundError as error:
         raise UserError(f"{path}: the mask network's weights are missing") from error
     except (SafetensorError, OSError) as error:
@@ -249,6 +261,7 @@ class RunConfig:
     network: MaskNetworkConfig
     classes: RunClasses | None
     max_detections: int
+    checksum: str | None  # sha256 of the mask network's weights; None: of an older version
 
 
 def read_run_config(folder: Path) -> RunConfig:
@@ -267,6 +280,7 @@ def read_run_config(folder: Path) -> RunConfig:
             MaskNetworkConfig(**saved["network"]),
             RunClasses.read(saved["classes"], len(saved["class_names"])) if "classes" in saved else None,
             _trained_detections(saved, folder),
+            saved.get("checksums", {}).get(WEIGHTS_FILE),
         )
     except UserError:
         raise

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine import files
 from mask_frozen_detr.machine.files import (
     save_image_atomic,
     save_torch_atomic,
-    write_atomic,
     write_bytes_atomic,
     write_json_atomic,
     write_text_atomic,
@@ -46,33 +44,95 @@ def test_writes_into_a_new_folder(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_place_is_taken_only_when_all_is_written(tmp_path):
-    path = tmp_path / "weights.safetensors"
+def test_the_place_is_taken_only_when_all_is_written(tmp_path, monkeypatch):
+    path, seen = tmp_path / "weights.safetensors", []
     path.write_bytes(b"old")
+    flush = os.fsync
 
-    def writer(temporary: Path) -> None:
-        assert temporary.parent == tmp_path
-        assert temporary.suffix == path.suffix
-        temporary.write_bytes(b"new")
-        assert path.read_bytes() == b"old"
+    def look(descriptor: int) -> None:
+        if not seen:
+            (temporary,) = set(tmp_path.iterdir()) - {path}
+            seen.append((path.read_bytes(), temporary.read_bytes(), temporary.suffix))
+        flush(descriptor)
 
-    write_atomic(path, writer)
+    monkeypatch.setattr(files.os, "fsync", look)
+    write_bytes_atomic(path, b"new")
+    assert seen == [(b"old", b"new", ".safetensors")]
     assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["a bug", "Ctrl-C"])
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, error):
     path = tmp_path / "state.bin"
     path.write_bytes(b"old")
 
-    def writer(temporary: Path) -> None:
-        temporary.write_bytes(b"ha")
+    def stop(_descriptor: int) -> None:
         raise error("stop")
 
+    monkeypatch.setattr(files.os, "fsync", stop)
     with pytest.raises(error, match="stop"):
-        write_atomic(path, writer)
+        write_bytes_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_are_replaced_never_followed(tmp_path, monkeypatch):
+    """Also one that somebody plants where the temporary file will be."""
+    precious = tmp_path / "precious"
+    precious.write_text("of the user")
+    path = tmp_path / "out.txt"
+    path.symlink_to(precious)
+    write_text_atomic(path, "x")
+    assert (path.is_symlink(), path.read_text()) == (False, "x")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * 2 * count)
+    planted = tmp_path / f".out.{'0' * 16}.part.txt"
+    planted.symlink_to(precious)
+    with pytest.raises(UserError, match=r"out\.txt: cannot be written: File exists"):
+        write_text_atomic(path, "y")
+    assert planted.is_symlink()
+    assert precious.read_text() == "of the user"
+
+
+def test_temporary_names_cannot_be_guessed(tmp_path, monkeypatch):
+    names = set()
+    replace = os.replace
+    monkeypatch.setattr(files.os, "replace", lambda source, target: (names.add(source), replace(source, target)))
+    for _ in range(20):
+        write_text_atomic(tmp_path / "a.txt", "x")
+    assert len(names) == 20
+
+
+def test_only_torsos_of_ones_own_files_are_swept(tmp_path):
+    own = [f".state.{'0a' * 8}.part.pt", f".detector.{'1b' * 8}.part"]
+    others = [
+        ".state.part.pt",
+        ".state.12.part.pt",
+        f".film.{'0a' * 8}.part.mkv",
+        f"state.{'0a' * 8}.part.pt",
+        "a.part",
+    ]
+    for name in [*own, *others]:
+        (tmp_path / name).write_text("x")
+    files.sweep(tmp_path, {"state.pt", "detector"}.__contains__, age=100.0)
+    assert len(list(tmp_path.iterdir())) == len(own) + len(others), "somebody may be writing them"
+    files.sweep(tmp_path, {"state.pt", "detector"}.__contains__)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+@pytest.mark.parametrize("kind", ["the file itself", "another name", "a symbolic link", "a hard link"])
+def test_output_that_is_input_is_refused(kind, tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text("{}")
+    output = path
+    if kind == "another name":
+        output = tmp_path / "." / ".." / tmp_path.name / "annotations.json"
+    elif kind != "the file itself":
+        output = tmp_path / "out.json"
+        output.symlink_to(path) if kind == "a symbolic link" else output.hardlink_to(path)
+    with pytest.raises(UserError, match=r"json: found .*\.json, which is read as .*annotations\.json"):
+        files.check_not_input(output, [tmp_path / "gone", None, path], "json")
+    files.check_not_input(tmp_path / "new.json", [path])
+    files.check_not_input(None, [path])
 
 
 def writers(path: Path) -> dict:
@@ -83,7 +143,6 @@ def writers(path: Path) -> dict:
         "text": lambda: write_text_atomic(path, "x" * 5000),
         "json": lambda: write_json_atomic(path, ["x" * 5000]),
         "picture": lambda: save_image_atomic(noise, path),
-        "safetensors": lambda: write_atomic(path, lambda temporary: save_file(tensors, temporary)),
         "torch": lambda: save_torch_atomic(path, tensors),
     }
 
@@ -164,17 +223,16 @@ def test_torch_state_comes_back(tmp_path):
     state = torch.load(tmp_path / "a.pt", weights_only=True)
     assert state["step"] == 3
     assert state["w"].tolist() == [0, 1, 2, 3]
-    write_atomic(tmp_path / "a.safetensors", lambda temporary: save_file({"w": torch.arange(4)}, temporary))
-    assert load_file(tmp_path / "a.safetensors")["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_an_older_folder_outlives_a_failed_swap(tmp_path, monkeypatch):
     folder = tmp_path / "detector"
     files.write_folder_atomic(folder, lambda part: (part / "a").write_text("old"))
-    replace = os.replace
+    replace, seen = os.replace, []
 
     def fail_for_the_new(source, target):
-        if ".old." not in str(target) and ".old." not in str(source):
+        seen.append(source)
+        if len(seen) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 

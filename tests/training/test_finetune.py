@@ -17,7 +17,7 @@ from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors.base import FrozenDetector, hash_weights
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
-from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training import run_folder
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
 from mask_frozen_detr.training.matching import Matcher
@@ -71,8 +71,8 @@ def test_only_what_shall_learn_changes(part, folder, scenes, tiny_network, tmp_p
 
 def test_the_detector_learns_at_a_tenth_of_the_rate(squashing_folder, scenes, tiny_network, tmp_path, monkeypatch):
     seen = []
-    original = training.save_torch_atomic
-    monkeypatch.setattr(training, "save_torch_atomic", lambda path, saved: (seen.append(saved), original(path, saved)))
+    original = run_folder.save_checkpoint
+    monkeypatch.setattr(run_folder, "save_checkpoint", lambda path, saved: (seen.append(saved), original(path, saved)))
     model = MaskFrozenDetr.build(load_detector(squashing_folder), tiny_network)
     train(model, scenes[0], None, tmp_path, replace(CONFIG, drops=(), iterations=1))
     network, detector = seen[0]["optimizer"]["param_groups"]

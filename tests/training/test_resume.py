@@ -16,10 +16,12 @@ import pytest
 import torch
 from nursery import NURSERY, run_main
 
+from mask_frozen_detr import model
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.machine import files
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr
 from mask_frozen_detr.training import loop as training
+from mask_frozen_detr.training import records, run_folder, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
@@ -108,50 +110,49 @@ def in_the_midst_of_a_file(only: str) -> Killer:
     """Dies with half of the second such file written."""
 
     def patch() -> None:
-        original, seen = Path.write_bytes, 0
+        original, seen = os.fsync, 0
 
-        def torn(self: Path, data: bytes) -> int:
+        def torn(descriptor: int) -> None:
             nonlocal seen
-            seen += only in self.name
-            if seen < 2:
-                return original(self, data)
-            original(self, data[: len(data) // 2])
-            die()
-            return 0
+            seen += only in Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+            if seen == 2:
+                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+                die()
+            original(descriptor)
 
-        Path.write_bytes = torn  # type: ignore[method-assign]
+        files.os.fsync = torn
 
     return patch
 
 
 def in_the_midst_of_a_line() -> None:
     """Dies with half of the fifth line of metrics written."""
-    original, seen = training.append_metrics, 0
+    original, seen = run_folder.RunFolder.append_metrics, 0
 
-    def torn(output: Path, line: dict) -> None:
+    def torn(self: run_folder.RunFolder, line: dict) -> None:
         nonlocal seen
         seen += 1
-        original(output, line)
+        original(self, line)
         if seen == 5:
-            path = output / METRICS_FILE
+            path = self.path / METRICS_FILE
             path.write_text(path.read_text()[:-30])
             die()
 
-    training.append_metrics = torn
+    run_folder.RunFolder.append_metrics = torn  # type: ignore[method-assign]
 
 
 MOMENTS: dict[str, Killer] = {
     "with half of the folder made": at_call(files.os, "fsync", 1),
-    "before the first step": at_call(training, "step_losses", 1),
-    "before the first checkpoint": at_call(training, "step_losses", 3),
-    "in the step after a checkpoint": at_call(training, "step_losses", 4),
+    "before the first step": at_call(step, "step_losses", 1),
+    "before the first checkpoint": at_call(step, "step_losses", 3),
+    "in the step after a checkpoint": at_call(step, "step_losses", 4),
     "with half a checkpoint written": in_the_midst_of_a_file("checkpoint"),
     "before a checkpoint takes its place": at_call(files.os, "replace", 2, only=CHECKPOINT_FILE),
     "with half a line of metrics written": in_the_midst_of_a_line,
-    "before the weights are written": at_call(training, "save_network_weights", 1),
-    "in the last evaluation": at_call(training, "evaluate", 1),
+    "before the weights are written": at_call(model, "save_network_weights", 1),
+    "in the last evaluation": at_call(records, "evaluate", 1),
     "in the write of that evaluation": at_call(files.os, "replace", 1, only=f"evaluation-{STEPS}"),
-    "before the checkpoint is given up": at_call(Path, "unlink", 2, only=CHECKPOINT_FILE),
+    "before the checkpoint is given up": at_call(Path, "unlink", 1, only=CHECKPOINT_FILE),
 }
 
 
@@ -282,7 +283,7 @@ def test_what_does_not_decide_the_weights_may_change(command, killed, undisturbe
 
 def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch):
     before = contents(undisturbed("plain"))
-    monkeypatch.setattr(training, "evaluate", None)  # calling it would fail
+    monkeypatch.setattr(records, "evaluate", None)  # calling it would fail
     assert main(command(undisturbed("plain"), "plain", "--resume")) == 0
     shown = capsys.readouterr()
     assert "finished" in shown.err
@@ -294,7 +295,7 @@ def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch
 
 def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, tiny_network, squashing):
     saved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
-    model = MaskFrozenDetr.build(squashing, tiny_network)
+    trained = MaskFrozenDetr.build(squashing, tiny_network)
     config = training.TrainConfig(
         iterations=STEPS,
         checkpoint_every=3,
@@ -304,12 +305,12 @@ def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, t
         precision=saved["precision"],
         workers=0,
     )
-    found = training.train(model, *scenes, undisturbed("plain"), config, resume=True, quiet=True)
+    found = training.train(trained, *scenes, undisturbed("plain"), config, resume=True, quiet=True)
     assert found is not None
     written = json.loads((undisturbed("plain") / f"evaluation-{STEPS}.json").read_text())
     assert {"step": STEPS, **found.as_dict()} == written
     expected = MaskFrozenDetr.from_pretrained(undisturbed("plain"), squashing).network.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in model.network.state_dict().items())
+    assert all(torch.equal(value, expected[key]) for key, value in trained.network.state_dict().items())
 
 
 @pytest.mark.parametrize("state", ["finished", "unfinished"])
@@ -328,7 +329,6 @@ def test_overwrite_starts_anew(command, killed, undisturbed, capsys):
     assert main([*arguments, "--resume"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     (killed / METRICS_FILE).write_text("of the old run\n")
-    (killed / "evaluation-3.json").write_text("{}")
     assert main(arguments) == 0
     check_same_outcome(killed, undisturbed("plain"))
 
@@ -340,9 +340,11 @@ def test_an_overwrite_that_is_killed_never_mixes_runs(command, killed, undisturb
     check_same_outcome(killed, undisturbed("a loader process"))
 
 
-def test_resume_without_a_run_starts_one(command, undisturbed, tmp_path):
-    assert main(command(tmp_path / "run", "plain", "--resume")) == 0
-    check_same_outcome(tmp_path / "run", undisturbed("plain"))
+def test_resume_without_a_run_says_so(command, tmp_path, capsys):
+    for output in (tmp_path / "none", tmp_path):
+        assert main(command(output, "plain", "--resume")) == 2
+        assert f"{output}: found no run to go on with; without --resume it is started" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 # --- checkpoints that are none ---

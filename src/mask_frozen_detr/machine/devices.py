@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`, from the host without waiting."""
-    if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    """`tensor` on `device`; to a CUDA device from the host without waiting.
+
+    Copies to other devices wait: Metal (MPS) reads memory that is not pinned after the host may have changed it.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,10 +1,17 @@
-"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed."""
+"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
+
+A temporary file is `.NAME.16HEX.partSUFFIX`: nobody can guess its name and plant a link there, and what a killed
+write has left is known by it.
+"""
 
 import io
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,7 @@ from safetensors import SafetensorError
 
 from mask_frozen_detr.errors import UserError
 
+TORSO = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{16}\.part(?P<suffix>\.[^.]*)?")
 # What Pillow writes for a suffix. JPEG keeps full colour resolution, or thin coloured contours smear.
 IMAGE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -24,78 +32,74 @@ IMAGE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_atomic(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """`writer` fills a temporary file in `path`'s folder, made if need be; then it takes `path`'s place.
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """`data` goes to a temporary file in `path`'s folder, made if need be, which then takes `path`'s place.
 
-    Whatever goes wrong, an older file at `path` stays as it was and the temporary one is removed. Raises UserError
-    with path and reason where the disk is full or writing is not permitted; all else that `writer` raises goes on.
+    Whatever goes wrong, an older file at `path` stays as it was and the temporary one is removed. A symbolic link at
+    `path` is replaced, what it points to stays. Raises UserError with path and reason where the disk is full or
+    writing is not permitted.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # writers may look at the suffix
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        writer(temporary)
-        temporary.chmod(mode)  # some writers, safetensors among them, leave files that only their owner may read
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with open(temporary, "xb") as file:  # a name that is taken, be it by a link, is an error
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         _flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise _not_written(path, error) from error
-    finally:
-        _remove(temporary)
 
 
 def write_folder_atomic(folder: str | Path, writer: Callable[[Path], None]) -> None:
     """`writer` fills a temporary folder beside `folder`; then it takes its place, and an older one there goes.
 
-    Raises UserError as `write_atomic` does.
+    Raises UserError as `write_bytes_atomic` does.
     """
     folder = Path(folder)
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old.part"))
+    temporary, old = _temporary(folder), _temporary(folder)
     try:
-        temporary.mkdir(parents=True)
-        writer(temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o666 & ~_umask())
-            with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        _flush_folder(folder.parent)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(mode=0o700)  # nobody else's until it is whole
+        try:
+            writer(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o666 & ~_umask())
+                    with open(file, "rb+") as opened:
+                        os.fsync(opened.fileno())
+            temporary.chmod(0o777 & ~_umask())
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(temporary, folder)
+            _flush_folder(folder.parent)
+        finally:
+            if old.exists() and not folder.exists():  # the new one could not take its place
+                os.replace(old, folder)
+            for left in (temporary, old):
+                shutil.rmtree(left, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise _not_written(folder, error) from error
-    finally:
-        if old.exists() and not folder.exists():  # the new one could not take its place
-            os.replace(old, folder)
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data`, as `write_atomic` does."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(data)
-
-    write_atomic(path, write)
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, as `write_atomic` does."""
+    """Write `text` as UTF-8, as `write_bytes_atomic` does."""
     write_bytes_atomic(path, text.encode())
 
 
 def write_json_atomic(path: str | Path, data: Any, indent: int | None = 2) -> None:
-    """Write `data` as JSON, as `write_atomic` does. numpy's numbers and arrays and paths are fine in it."""
+    """Write `data` as JSON, as `write_bytes_atomic` does. numpy's numbers and arrays and paths are fine in it."""
     write_text_atomic(path, json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n")
 
 
 def save_torch_atomic(path: str | Path, state: Any) -> None:
-    """`torch.save`, as `write_atomic` does. By way of memory: torch turns a full disk into a bare RuntimeError."""
+    """`torch.save`, as `write_bytes_atomic` does: torch itself turns a full disk into a bare RuntimeError."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_bytes_atomic(path, buffer.getvalue())
@@ -110,6 +114,36 @@ def save_image_atomic(image: Image.Image, path: str | Path) -> None:
     buffer = io.BytesIO()
     (image.convert("RGB") if kind == "JPEG" else image).save(buffer, kind, **options)
     write_bytes_atomic(path, buffer.getvalue())
+
+
+def sweep(folder: Path, ours: Callable[[str], bool], age: float = 0.0) -> None:
+    """Remove what killed writes left in `folder` of files whose names are `ours`.
+
+    age: seconds since it was last touched; a younger one may still be somebody's. Raises OSError where that is not
+    permitted.
+    """
+    for path in folder.glob(".*.part*"):
+        match = TORSO.fullmatch(path.name)
+        if match is None or not ours(match["stem"] + (match["suffix"] or "")):
+            continue
+        try:
+            if time.time() - path.lstat().st_mtime >= age:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except FileNotFoundError:  # another was quicker
+            continue
+
+
+def check_not_input(output: Path | None, inputs: Iterable[str | Path | None], option: str = "output") -> None:
+    """Raises UserError where writing `output` would destroy one of `inputs`, by whatever name or link it is called."""
+    if output is None or not output.exists():
+        return
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.samefile(output, path):
+            raise UserError(f"{option}: found {output}, which is read as {path}; expected a file that is not read")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")  # libraries look at the suffix
 
 
 def _plain(value: Any) -> Any:
@@ -141,10 +175,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(temporary: Path) -> None:
-    try:
-        temporary.unlink(missing_ok=True)
-    except OSError:  # no folder, or none that may be written: then there is no temporary file either
-        return

@@ -1,10 +1,16 @@
 """Which of several processes this is: `accelerate launch` or `torchrun` starts them, on GPUs or on CPUs alone."""
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from mask_frozen_detr.errors import UserError
+
+T = TypeVar("T")
 
 
 def processes() -> PartialState:
@@ -16,3 +22,20 @@ def processes() -> PartialState:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not torch.accelerator.is_available())
     return PartialState(cpu=on_cpu)
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` returns, done by the main process alone; all get it, and all raise its UserError."""
+    state = processes()
+    if state.num_processes == 1:
+        return work()
+    done: list = [None, None]
+    if state.is_main_process:
+        try:
+            done[0] = work()
+        except UserError as error:
+            done[1] = str(error)
+    broadcast_object_list(done)
+    if done[1] is not None:
+        raise UserError(done[1])
+    return done[0]

@@ -65,9 +65,14 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """While something else takes time."""
+        """While something else takes time, and may show a bar of its own."""
         began = time.perf_counter()
+        live = self.live and self.bar.live.is_started
+        if live:
+            self.bar.stop()
         yield
+        if live:
+            self.bar.start()
         self.started += time.perf_counter() - began
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from mask_frozen_detr.paper.reproduce_compare import METRICS
 from mask_frozen_detr.paper.reproduce_plan import PlannedRow
 from mask_frozen_detr.paper.reproduce_result import RowRun
 from mask_frozen_detr.training.loop import train
-from mask_frozen_detr.training.run_folder import METRICS_FILE
+from mask_frozen_detr.training.run_folder import METRICS_FILE, is_run
 
 TIMED, UNTIMED = 8, 2  # steps of a row when its time is taken, and how many of them are warm-up
 IOU_SHARE = 0.2  # last part of training over which matched mask IoU is averaged
@@ -69,7 +69,7 @@ def run_row(
     model = MaskFrozenDetr.build(detectors.of(row), row.network)
     if iterations is not None:
         folder = output / "runs" / f"{row.name}-seed{seed}"
-        resume = on_main(lambda: folder.exists())
+        resume = on_main(lambda: is_run(folder))
         train(model, train_data, None, folder, row.configure(iterations, seed), resume=resume)
         hours, iou = on_main(lambda: _read_metrics(folder))
         seconds = hours * 3600 / processes().num_processes

@@ -1,42 +1,81 @@
 """A run folder: what lies in it, when a run may start in it, and how a killed one is found again.
 
-mask_frozen_detr.json and mask_network.safetensors are the model; training.json says how it was trained, metrics.jsonl,
-tensorboard/ and evaluation-STEP.json what came of it. checkpoint.pt holds all loop state as long as a run lasts.
+mask_frozen_detr.json and mask_network.safetensors are the model; training.json says how it was trained and which
+files the run wrote, metrics.jsonl, tensorboard/ and evaluation-STEP.json what came of it. checkpoint.pt holds all
+loop state as long as a run lasts. Nothing else is ever removed or replaced.
 """
 
+import hashlib
 import json
+import re
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.machine.files import write_json_atomic, write_text_atomic
+from mask_frozen_detr.errors import UserError, shorten
+from mask_frozen_detr.evaluation import Evaluation, write_evaluation
+from mask_frozen_detr.machine.files import TORSO, sweep, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
+from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
+from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import TrainConfig
-from mask_frozen_detr.training.samples import TrainingData
+from mask_frozen_detr.training.run_record import RunRecord
 
 TRAINING_FILE = "training.json"
-CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_KEYS = {"step", "seconds", "learned", "optimizer", "averaged", "scaler", "problems", "totals", "config"}
-FREE_KEYS = ("workers", "evaluate_every", "log_every", "checkpoint_every")  # what may change at --resume
+TENSORBOARD_FOLDER = "tensorboard"
+# The checkpoint first: whatever is left where its removal is interrupted, it is never taken for another run's.
+ALWAYS = (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, TRAINING_FILE)
+# All that any version has written: what a description lists besides is not believed.
+OWN = re.compile(
+    "|".join(
+        [
+            *map(re.escape, ALWAYS),
+            r"evaluation-\d+\.json",
+            rf"{TENSORBOARD_FOLDER}/[\w.*-]+",
+            re.escape(DETECTOR_FOLDER),
+        ]
+    )
+)
+EVALUATION = re.compile(r"evaluation-(\d+)\.json")
 
 
-def check_start(output: Path, resume: bool, overwrite: bool) -> None:
-    """Raises UserError where a start would destroy the run that `output` holds."""
+def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = True) -> None:
+    """Raises UserError where a start would destroy what `output` holds, and where there is nothing to resume.
+
+    trust_lock: a lock file in it was left by a run that was killed before it had written anything.
+    """
     if resume and overwrite:
         raise UserError("found both --resume and --overwrite, expected one of them")
-    if resume or overwrite:
-        return
-    for name, state in ((CHECKPOINT_FILE, "an unfinished"), (WEIGHTS_FILE, "a finished")):
-        if (output / name).exists():
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file, expected a folder, or none yet")
+    names = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    left = [name for name in names if name == LOCK_FILE or TORSO.fullmatch(name)]
+    foreign = [name for name in names if name not in left]
+    if is_run(output):
+        if not (resume or overwrite):
+            state = "a finished" if is_finished(output) else "an unfinished"
             raise UserError(
                 f"{output}: holds {state} run already; --resume goes on with it, --overwrite replaces it, another "
                 "--output keeps it"
             )
+    elif foreign:
+        raise UserError(
+            f"{output}: found {shorten(foreign)}, which no run wrote, and no run; expected "
+            f"{'the folder of a run' if resume else 'a new or empty folder'}; give another --output"
+        )
+    elif resume and not (left and trust_lock):
+        raise UserError(f"{output}: found no run to go on with; without --resume it is started")
+
+
+def is_run(output: Path) -> bool:
+    """Whether `train` has begun a run there; older versions wrote no list of files into training.json."""
+    return (output / TRAINING_FILE).is_file() and ((output / CONFIG_FILE).is_file() or "files" in _training(output))
 
 
 def is_finished(output: Path) -> bool:
@@ -44,114 +83,248 @@ def is_finished(output: Path) -> bool:
     return (output / WEIGHTS_FILE).exists() and not (output / CHECKPOINT_FILE).exists()
 
 
-def describe_run(model: MaskFrozenDetr, config: TrainConfig, steps: int, dataset: TrainingData) -> dict[str, Any]:
-    """All that decides the outcome of a run."""
-    instances = sum(len(record.annotations) for record in dataset.images)
-    resolved = {
-        **model.describe(),
-        "training": asdict(config),
-        "data": {"training images": len(dataset), "instances": instances},
-        "steps": steps,
-    }
-    return json.loads(json.dumps(resolved))  # so that what is compared at --resume is what was written
+@contextmanager
+def open_run(
+    output: Path, record: RunRecord, config: TrainConfig, resume: bool, overwrite: bool
+) -> Iterator["RunFolder"]:
+    """The folder of a run, which no other may use meanwhile. Nothing is written but the lock until `begin`.
+
+    Raises UserError as `check_start` does, where another run is working there, where the run to go on with was
+    started with something else or is damaged, and where files that are not the run's would be replaced.
+    """
+    locks: list[FolderLock] = []  # the main process's
+
+    def take() -> None:
+        check_start(output, resume, overwrite)
+        locks.append(FolderLock(output))
+        check_start(output, resume, overwrite, trust_lock=not locks[0].made_file)
+        _check_foreign(output, record, config)
+
+    ended = False
+    try:
+        on_main(take)
+        yield RunFolder(output, record, resume, next(iter(locks), None))
+        ended = True
+    finally:
+        for lock in locks:
+            lock.release(keep_file=not ended and not lock.made_file)
 
 
-def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Raises UserError where a run was started with other options than it shall go on with."""
-    for part in ("network", "training", "data"):
-        for key, value in now[part].items():
-            if saved[part].get(key) != value and key not in FREE_KEYS:
-                raise UserError(
-                    f"{path}: this run was started with {key} {saved[part].get(key)!r}, found {value!r}; "
-                    "--resume goes on with the same options, another --output starts anew"
-                )
-    for key in ("weights", "encoder_layer", "prompt"):
-        if saved["detector"].get(key) != now["detector"][key]:
+class RunFolder:
+    """See `open_run`. The main process writes; what it cannot write is an error in all processes."""
+
+    def __init__(self, path: Path, record: RunRecord, resume: bool, lock: FolderLock | None):
+        self.path, self.record, self._lock = path, record, lock
+        self.finished = resume and is_finished(path)
+        self.checkpoint: dict[str, Any] | None = None
+        self.unknown: list[str] = []  # what the version that started the run did not record
+        self.run = secrets.token_hex(4)  # in the names of tensorboard's files
+        self.files: list[str] = [*ALWAYS, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
+        if not resume or not is_run(path):
+            return
+        saved = _training(path)
+        if self.finished:
+            file = path / TRAINING_FILE
+            network = json.loads(
+                json.dumps(asdict(read_run_config(path).network))
+            )  # older versions wrote it there alone
+            before = RunRecord.read({"network": network, **saved, "training": saved}, file)
+            self.unknown = before.check_same(record, file)
+        elif (path / CHECKPOINT_FILE).exists():
+            file = path / CHECKPOINT_FILE
+            self.checkpoint = load_checkpoint(file)
+            self.unknown = RunRecord.read(self.checkpoint["config"], file).check_same(record, file)
+        if self.checkpoint is not None:
+            self.run = saved.get("run", self.run)
+            self.files = list(dict.fromkeys([*self.files, *_listed(path)]))
+
+    def begin(self, model: MaskFrozenDetr) -> None:
+        """Make or clean the folder: an old run's files go, of one that goes on what came after its checkpoint.
+
+        Raises UserError where that is not permitted, or the metrics are not those that the checkpoint knows.
+        """
+        processes().wait_for_everyone()  # all have read
+        on_main(lambda: self._begin(model))
+
+    def _begin(self, model: MaskFrozenDetr) -> None:
+        try:
+            sweep(self.path, lambda name: OWN.fullmatch(name) is not None)
+            if self.checkpoint is None:
+                for name in _listed(self.path) if is_run(self.path) else []:
+                    _remove(self.path, name)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
+        if self.checkpoint is not None:
+            _cut_metrics(self.path / METRICS_FILE, self.checkpoint)
+        self._describe()
+        write_json_atomic(self.path / CONFIG_FILE, model.describe())
+
+    def append_metrics(self, line: dict[str, float]) -> None:
+        """One line of metrics.jsonl. Raises UserError where it cannot be written."""
+        path = self.path / METRICS_FILE
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
+
+        def write() -> None:
+            self.check()
+            try:
+                with open(path, "a") as file:
+                    file.write(json.dumps(rounded) + "\n")
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+
+        on_main(write)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """The checkpoint of a `RunState.state_dict`. Raises UserError where it cannot be written."""
+
+        def write() -> None:
+            self.check()
+            metrics = self.path / METRICS_FILE
+            known = _digest(metrics.read_bytes() if metrics.exists() else b"")
+            save_checkpoint(self.path / CHECKPOINT_FILE, {**state, "metrics": known, "config": asdict(self.record)})
+
+        on_main(write)
+
+    def save_model(self, model: MaskFrozenDetr) -> None:
+        """What the run is for. Raises UserError where it cannot be written."""
+
+        def write() -> None:
+            self.check()
+            self._describe(*[DETECTOR_FOLDER] if model.own_detector else [])
+            model.save_pretrained(self.path)
+
+        on_main(write)
+
+    def evaluation(self, step: int) -> Path:
+        return self.path / f"evaluation-{step}.json"
+
+    def save_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Raises UserError where it cannot be written."""
+
+        def write() -> None:
+            self.check()
+            path = self.evaluation(step)
+            self._describe(path.name)
+            write_evaluation(path, evaluation, step=step)
+
+        on_main(write)
+
+    def end(self) -> None:
+        """The run is finished: its checkpoint goes. Raises UserError where the folder is not what it should be."""
+
+        def finish() -> None:
+            self.check()
+            for name in (CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE):
+                if not (self.path / name).is_file():
+                    raise UserError(f"{self.path / name}: was removed during the run; --resume writes it again")
+            (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+        on_main(finish)
+
+    def check(self) -> None:
+        """Raises UserError, in the main process, where the folder was removed, moved or replaced."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def _describe(self, *more: str) -> None:
+        """training.json lists a file before there is one: so none of the run's is ever taken for another's."""
+        self.files = list(dict.fromkeys([*self.files, *more]))
+        parts = asdict(self.record)
+        described = {**parts.pop("training"), **parts, "run": self.run, "files": self.files}
+        described["checksum"] = _checksum(described)
+        write_json_atomic(self.path / TRAINING_FILE, described)
+
+
+def _check_foreign(output: Path, record: RunRecord, config: TrainConfig) -> None:
+    """Raises UserError where a file that is not a run's own has a name that the new run will write."""
+    own = set(_listed(output)) if is_run(output) else set()
+    for path in output.iterdir():
+        match = EVALUATION.fullmatch(path.name)
+        step = int(match[1]) if match else 0
+        wanted = (
+            path.name in ALWAYS
+            or (path.name == DETECTOR_FOLDER and config.finetune != "none")
+            or (step and (step == record.steps or (config.evaluate_every and step % config.evaluate_every == 0)))
+        )
+        if wanted and path.name not in own:
             raise UserError(
-                f"{path}: this run was started on {saved['detector']['name']}, found {now['detector']['name']} with "
-                f"another {key.replace('_', ' ')}; --resume goes on with the same detector"
+                f"{path}: no run wrote it, and this one would replace it; move it away, or give another --output"
             )
 
 
-def check_finished_run(output: Path, now: dict[str, Any]) -> None:
-    """`check_same_run` for a run that has no checkpoint any more. Raises UserError."""
+def _training(output: Path) -> dict[str, Any]:
+    """training.json as it is. Raises UserError where it cannot be read or is damaged."""
     path = output / TRAINING_FILE
-    saved = read_run_config(output)
     try:
-        training = json.loads(path.read_text())
-        check_same_run(
-            {
-                "network": asdict(saved.network),
-                "detector": training["detector"],
-                "training": training,
-                "data": training["data"],
-            },
-            now,
-            path,
+        saved = json.loads(path.read_text())
+        checksum = saved.pop("checksum", None)  # older versions wrote none
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}), expected what a run wrote; give another --output") from error
+    if (checksum is not None or "files" in saved) and checksum != _checksum(saved):
+        raise UserError(
+            f"{path}: is damaged: its content is not what the run wrote; restore it, or give another --output"
         )
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    return saved
 
 
-def open_run(output: Path, resolved: dict[str, Any], step: int) -> None:
-    """Make or clean the run folder: a fresh start removes an old run's records, a resumed one what came after `step`.
+def _listed(output: Path) -> list[str]:
+    """The names of a run's own files, relative to its folder."""
+    saved = _training(output)
+    if "files" in saved:
+        return [name for name in saved["files"] if isinstance(name, str) and OWN.fullmatch(name)]
+    found = [path.name for path in output.iterdir() if EVALUATION.fullmatch(path.name)]
+    own = [DETECTOR_FOLDER] if saved.get("finetune", "none") != "none" else []
+    return [*ALWAYS, *found, *own, f"{TENSORBOARD_FOLDER}/events.out.tfevents.*"]
 
-    Raises UserError where that is not permitted.
+
+def _remove(output: Path, name: str) -> None:
+    """One entry of a run's list. training.json stays until another takes its place."""
+    if name == TRAINING_FILE:
+        return
+    if name == DETECTOR_FOLDER and (output / name).is_dir() and not (output / name).is_symlink():
+        shutil.rmtree(output / name)
+        return
+    folder, pattern = (output / name).parent, Path(name).name
+    for path in folder.glob(pattern) if folder.is_dir() else []:
+        path.unlink(missing_ok=True)
+    if folder != output and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _cut_metrics(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Only the lines up to the checkpoint stay: the others will be written again.
+
+    Raises UserError where they are not the lines that the checkpoint was made after.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for torso in output.glob(".*.part*"):  # of writes that were killed
-            shutil.rmtree(torso) if torso.is_dir() else torso.unlink()
-        if step == 0:
-            # The checkpoint first: whatever is left if this is interrupted, it is never taken for this run's.
-            for stale in (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE):
-                (output / stale).unlink(missing_ok=True)
-            for stale_path in output.glob("evaluation-*.json"):
-                stale_path.unlink()
-            for stale in ("tensorboard", DETECTOR_FOLDER):
-                shutil.rmtree(output / stale, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot make the run folder: {error.strerror}") from error
-    if step:
-        _cut_metrics(output / METRICS_FILE, step)
-    config = {key: value for key, value in resolved.items() if key not in ("training", "data", "steps")}
-    write_json_atomic(output / CONFIG_FILE, config)
-    training = {key: resolved[key] for key in ("steps", "data", "detector")}  # the detector that it starts from
-    write_json_atomic(output / TRAINING_FILE, {**resolved["training"], **training})
+    data, known = path.read_bytes() if path.exists() else b"", checkpoint["metrics"]
+    if known is None:  # of an older version
+        write_text_atomic(path, _whole_lines(data.decode(errors="replace"), checkpoint["step"]))
+        return
+    kept = data[: known["bytes"]]
+    if data and _digest(kept) != known:
+        raise UserError(
+            f"{path}: is damaged: its first {known['bytes']} bytes are not what the run wrote; delete it to go on "
+            "without its lines"
+        )
+    write_text_atomic(path, kept.decode())
 
 
-def append_metrics(output: Path, line: dict[str, float]) -> None:
-    """One line of metrics.jsonl. Raises UserError where it cannot be written."""
-    path = output / METRICS_FILE
-    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(rounded) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """In torch's safe mode: no code runs. Raises UserError where the file is damaged or no checkpoint of ours."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file brings about
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: the checkpoint cannot be read ({first}); delete it to start the run anew") from error
-    if not isinstance(state, dict) or state.keys() != CHECKPOINT_KEYS:
-        raise UserError(f"{path}: is no checkpoint of a run; delete it to start the run anew")
-    return state
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Only the whole lines up to `step` stay: the others will be written again."""
+def _whole_lines(text: str, step: int) -> str:
     kept = []
-    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
+    for line in text.splitlines(keepends=True):
         try:
-            if text.endswith("\n") and json.loads(text)["step"] <= step:
-                kept.append(text)
-        except (json.JSONDecodeError, KeyError):
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # cut short by the kill
-    write_text_atomic(path, "".join(kept))
+    return "".join(kept)

@@ -1,0 +1,58 @@
+"""What a run needs before it begins, options resolved and images; bad input is refused here, nothing written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mask_frozen_detr.data.classes import classes_of
+from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.precision import resolve_precision
+from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.training.cache import FrozenCache
+from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.samples import TrainingData
+
+
+def prepare(
+    model: MaskFrozenDetr,
+    train_data: CocoData,
+    val_data: CocoData | None,
+    output: Path,
+    config: TrainConfig,
+    cache: FrozenCache | None,
+) -> tuple[TrainConfig, TrainingData]:
+    """The configuration with all of it resolved, and the images to learn from. Raises UserError for bad input."""
+    config = replace(config, precision=resolve_precision(config.precision, processes().device))
+    world = processes().num_processes
+    if config.batch % (world * config.accumulate):
+        raise UserError(
+            f"batch: found {config.batch}, expected a multiple of processes × accumulate = "
+            f"{world} × {config.accumulate}"
+        )
+    info = model.detector.info
+    classes = classes_of(train_data, info.class_names)
+    model.classes, model.max_detections = classes.run, config.max_detections
+    if val_data is not None:
+        classes_of(val_data, info.class_names, model.classes)
+    if not any(parameter.requires_grad for parameter in model.network.parameters()):
+        raise UserError("the mask network has no part that could learn: the training-free baseline needs no training")
+    _check_places(output, Path(info.identity.name), train_data, cache)
+    if cache is not None:
+        config = replace(config, augment=cache.augment(config.augment))
+    return config, TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
+
+
+def _check_places(output: Path, detector: Path, data: CocoData, cache: FrozenCache | None) -> None:
+    """Raises UserError where `output` is a folder that something else lives in, be it empty yet."""
+    cached = None if cache is None else cache.store.folder.parent
+    read = {
+        "the detector": detector,
+        "the annotations": data.annotation_file.parent,
+        "pictures": data.images[0].path.parent if data.images else None,
+    }
+    for what, place in read.items():
+        if place is not None and output.exists() and place.exists() and output.samefile(place):
+            raise UserError(f"output: found {output}, the folder of {what}; expected a folder of the run's own")
+    if cached is not None and cached.resolve() in (output.resolve(), *output.resolve().parents):
+        raise UserError(f"output: found {output}, within the cache {cached}; expected a folder of the run's own")
