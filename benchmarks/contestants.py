@@ -107,7 +107,15 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
     matcher = Matcher(model.detector.info.costs, model.detector.info.score_rule, HYPER.min_box_iou)
     batch = collate(
         [
-            Sample(image, Targets(picture.boxes, picture.labels, picture.box_masks(MASK_SIDE)))
+            Sample(
+                image,
+                Targets(
+                    picture.boxes,
+                    picture.labels,
+                    picture.box_masks(MASK_SIDE),
+                    torch.ones(len(picture.labels), dtype=torch.bool),
+                ),
+            )
             for image, picture in zip(normalised(pictures), pictures, strict=True)
         ]
     )

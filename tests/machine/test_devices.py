@@ -60,7 +60,10 @@ def sample(height: int, width: int) -> Sample:
     centres = torch.rand(3, 2, generator=generator) * 0.5 + 0.25
     boxes = torch.cat([centres, torch.full((3, 2), 0.3)], 1)
     crops = (torch.rand(3, 16, 16, generator=generator) > 0.5).to(torch.uint8)
-    return Sample(torch.randn(3, height, width, generator=generator), Targets(boxes, torch.zeros(3).long(), crops))
+    return Sample(
+        torch.randn(3, height, width, generator=generator),
+        Targets(boxes, torch.zeros(3).long(), crops, torch.ones(3).bool()),
+    )
 
 
 @pytest.mark.parametrize("o2o", [False, True])

@@ -22,7 +22,12 @@ def draw(queries: int, objects: list[int], kind: str, seed: int = 0) -> tuple[De
     logits = 2 * torch.randn(B, queries, CLASSES + (kind == "softmax"), generator=generator)
     detections = Detections(torch.zeros(B, queries, 4), logits, boxes(B, queries), [], None)
     targets = [
-        Targets(boxes(T), torch.randint(CLASSES, (T,), generator=generator), torch.zeros(T, 4, 4, dtype=torch.uint8))
+        Targets(
+            boxes(T),
+            torch.randint(CLASSES, (T,), generator=generator),
+            torch.zeros(T, 4, 4, dtype=torch.uint8),
+            torch.ones(T, dtype=torch.bool),
+        )
         for T in objects
     ]
     return detections, targets
@@ -177,3 +182,17 @@ def test_truth_of_the_pairs():
         assert torch.equal(truth.masks[row], targets[image].masks[number])
     nothing = torch.zeros(0, dtype=torch.int64)
     assert Matches(nothing, nothing, nothing).truth(targets).masks.shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.01])
+def test_objects_without_a_mask_are_matched_and_left_out(least):
+    """Their query is theirs: no other object gets it, and nothing is learned from it."""
+    detections, targets = draw(6, [4, 3], "sigmoid")
+    every = Matcher(MatchingCosts(), ScoreRule(), least)(detections, targets)
+    targets[0].has_mask[1] = False
+    targets[1].has_mask[:] = False
+    kept = Matcher(MatchingCosts(), ScoreRule(), least)(detections, targets)
+    expected = (every.image_index == 0) & (every.target_index != 1)
+    assert 0 < expected.sum() < 4
+    for name in ("image_index", "query_index", "target_index"):
+        assert torch.equal(getattr(kept, name), getattr(every, name)[expected])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord, load_split
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.results.paste import paste_probabilities
 from mask_frozen_detr.results.rle import segmentation_to_rle
 from mask_frozen_detr.training.box_masks import MASK_SIDE
@@ -136,6 +137,27 @@ def test_crowds_and_unknown_classes_are_left_out(squashing, scenes):
     assert targets.masks.shape == (len(known) - 1, MASK_SIDE, MASK_SIDE)
     assert targets.masks.dtype == torch.uint8
     assert set(targets.masks.unique().tolist()) == {0, 1}
+
+
+def test_objects_without_a_mask_are_boxes_to_find(squashing, scenes):
+    """Boxes alone, as annotation tools mix them in: truth for the detector, nothing for the mask network."""
+    record = next(r for r in scenes[0].images if sum(a.category_id <= 3 for a in r.annotations) >= 2)
+    known = [a for a in record.annotations if a.category_id <= 3]
+    bare = tuple(replace(a, segmentation=None) for a in known)
+    mixed = replace(record, annotations=(bare[0], *known[1:]))
+    alone = replace(record, id=77, annotations=bare)
+    data = training_data(squashing, replace(scenes[0], images=[alone, mixed]))
+    assert [image.id for image in data.images] == [record.id], "no image of boxes alone"
+    found, whole = data[0, 0].targets, training_data(squashing, replace(scenes[0], images=[record]))[0, 0].targets
+    assert found.has_mask.tolist() == [False] + [True] * (len(known) - 1)
+    assert torch.equal(found.boxes, whole.boxes)
+    assert torch.equal(found.labels, whole.labels)
+    assert not found.masks[0].any()
+    assert torch.equal(found.masks[1:], whole.masks[1:])
+    with pytest.raises(
+        UserError, match=f"no image has an annotation to learn from .*{len(known)} annotations without a"
+    ):
+        training_data(squashing, replace(scenes[0], images=[alone]))
 
 
 def test_images_without_anything_to_learn_are_left_out(squashing, scenes):

@@ -157,9 +157,9 @@ class FrozenCache:
         for number in range(count):
             record = records[int((number + 0.5) / count * len(records))]
             shrink = min(1.0, PROBE_SIDE / max(record.width, record.height))
-            blank = Image.new("RGB", tuple(max(1, round(side * shrink)) for side in (record.width, record.height)))
+            width, height = (max(1, round(side * shrink)) for side in (record.width, record.height))
             try:
-                image = dataset.preprocessing(blank)
+                image = dataset.preprocessing(Image.new("RGB", (width, height)))
             except Exception:  # whatever a library makes of a picture of one row
                 continue
             sizes.append(self._run(image, device).nbytes)

@@ -20,12 +20,14 @@ class Targets:
     """Ground truth of one image, or of M matched objects, in the frame of the unpadded input, on the host.
 
     boxes: (T, 4) cx, cy, w, h in [0, 1]. labels: (T,) class indices of the detector.
-    masks: (T, S, S) uint8, each over its own box.
+    masks: (T, S, S) uint8, each over its own box. has_mask: (T,) bool; an object whose mask nobody drew has zeros:
+    the detector shall find it all the same, and the mask network learns nothing from it.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor
+    has_mask: Tensor
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Matches:
             torch.cat([target.boxes for target in targets])[chosen],
             torch.cat([target.labels for target in targets])[chosen],
             torch.cat([target.masks for target in targets])[chosen],
+            torch.cat([target.has_mask for target in targets])[chosen],
         )
 
 
@@ -54,8 +57,8 @@ class Matcher:
     """One query for every ground-truth object (as far as there are queries).
 
     Pairs whose boxes overlap by less than `min_iou` are dropped: the detector missed that object, and a box beside it
-    has no mask to learn. All of it runs on the host: logits and boxes come over in one copy, the only one of a
-    training step that a GPU is waited for.
+    has no mask to learn; so are those whose object has none. All of it runs on the host: logits and boxes come over in
+    one copy, the only one of a training step that a GPU is waited for.
     """
 
     def __init__(self, costs: MatchingCosts, rule: ScoreRule, min_iou: float = 0.0):
@@ -76,6 +79,10 @@ class Matcher:
                 _overlapping(queries, objects, boxes, target.boxes, self.min_iou)
                 for (queries, objects), boxes, target in zip(pairs, boxes, targets, strict=True)
             ]
+        pairs = [
+            (queries[target.has_mask[objects]], objects[target.has_mask[objects]])
+            for (queries, objects), target in zip(pairs, targets, strict=True)
+        ]
         return Matches(
             torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(pairs)]),
             torch.cat([queries for queries, _ in pairs]),

@@ -88,12 +88,16 @@ class TrainingData(Dataset[Sample]):
         self.images = [
             record
             for record in data.images
-            if any(not a.iscrowd and a.category_id in classes.index_of for a in record.annotations)
+            if any(
+                not a.iscrowd and a.segmentation is not None and a.category_id in classes.index_of
+                for a in record.annotations
+            )
         ]
         if not self.images:
+            bare = sum(a.segmentation is None for record in data.images for a in record.annotations)
             raise UserError(
                 f"{data.annotation_file}: no image has an annotation to learn from "
-                f"({len(data.images)} images, {len(data.skipped)} broken annotations)"
+                f"({len(data.images)} images, {bare} annotations without a mask, {len(data.skipped)} broken ones)"
             )
 
     def __len__(self) -> int:
@@ -135,7 +139,7 @@ class TrainingData(Dataset[Sample]):
         return Sample(pixels, targets, number, view=name)
 
     def _targets(self, record: ImageRecord, view: View) -> Targets:
-        boxes, labels, masks = [], [], []
+        boxes, labels, masks, has_mask = [], [], [], []
         W, H = view.size
         for annotation in record.annotations:
             label = self.classes.index_of.get(annotation.category_id)
@@ -148,18 +152,23 @@ class TrainingData(Dataset[Sample]):
             x0, y0, x1, y1 = view.map_box(visible)
             if min(x1 - x0, y1 - y0) < SMALLEST_SIDE:
                 continue
-            mask = box_mask(annotation.segmentation, visible, MASK_SIDE, (record.width, record.height))
-            if not mask.any():
-                continue
+            if annotation.segmentation is None:
+                mask = np.zeros((MASK_SIDE, MASK_SIDE), dtype=np.uint8)
+            else:
+                mask = box_mask(annotation.segmentation, visible, MASK_SIDE, (record.width, record.height))
+                if not mask.any():
+                    continue
             boxes.append(((x0 + x1) / 2 / W, (y0 + y1) / 2 / H, (x1 - x0) / W, (y1 - y0) / H))
             labels.append(label)
             masks.append(mask[:, ::-1] if view.flip else mask)
+            has_mask.append(annotation.segmentation is not None)
         if not boxes:
             return no_targets()
         return Targets(
             torch.tensor(boxes, dtype=torch.float32),
             torch.tensor(labels, dtype=torch.int64),
             torch.from_numpy(np.ascontiguousarray(np.stack(masks), dtype=np.uint8)),
+            torch.tensor(has_mask),
         )
 
 
@@ -168,6 +177,7 @@ def no_targets() -> Targets:
         torch.zeros(0, 4),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, MASK_SIDE, MASK_SIDE, dtype=torch.uint8),
+        torch.zeros(0, dtype=torch.bool),
     )
 
 
