@@ -21,7 +21,7 @@ from mask_frozen_detr.ops.deformable_attention import (
     kernels_run,
 )
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
-from mask_frozen_detr.ops.sampling import reference_points, sampling_locations
+from mask_frozen_detr.ops.sampling import level_sizes, reference_points, sampling_locations
 
 HEADS, POINTS = 8, 4
 STRIDES = (8, 16, 32, 64)
@@ -47,9 +47,9 @@ class Case:
         generator = torch.Generator(device).manual_seed(seed)
         tokens, levels = sum(h * w for h, w in self.shapes), len(self.shapes)
         value = torch.randn(self.maps, tokens, HEADS, self.width, generator=generator, device=device)
-        own = reference_points(self.shapes, None, device).repeat(1, -(-self.queries // tokens), 1, 1)
+        cells = level_sizes(self.shapes, device)
+        own = reference_points(self.shapes, cells).repeat(1, -(-self.queries // tokens), 1, 1)
         offsets = torch.randn(self.maps, self.queries, HEADS, levels, POINTS, 2, generator=generator, device=device)
-        cells = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32, device=device)
         locations = sampling_locations(own[:, : self.queries], SPREAD * offsets, cells)
         weights = torch.randn(self.maps, self.queries, HEADS, levels * POINTS, generator=generator, device=device)
         weights = weights.softmax(-1).unflatten(-1, (levels, POINTS))

@@ -25,7 +25,8 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
 from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.mask_network import pixel_boxes
-from mask_frozen_detr.ops.padding import extents, valid_cells
+from mask_frozen_detr.network.padding import Padding
+from mask_frozen_detr.network.stem import choose_stem
 from mask_frozen_detr.training.config import LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
 
@@ -39,22 +40,21 @@ class MaskRCNNHead(nn.Module):
         super().__init__()
         self.config, self.shapes = MaskNetworkConfig(mask_scoring=False), shapes
         self.project = nn.Conv2d(shapes.feature_widths[0], WIDTH, 1)
-        self.fusion = Fusion(WIDTH, shapes.strides[0], shapes.stem_width, neck=True)
+        self.fusion = Fusion(WIDTH, shapes.strides[0], choose_stem(self.config, shapes), neck=True)
         self.head = MaskRCNNHeads(WIDTH, (256, 256, 256, 256), dilation=1)
         self.predictor = MaskRCNNPredictor(256, 256, num_classes=1)
 
     def forward(
         self, detections: Detections, pixel_mask: Tensor, image_index: Tensor, query_index: Tensor
     ) -> MaskOutput:
-        valid = stem_valid = None
-        padded, device = bool((pixel_mask == 0).any()), detections.queries.device
-        pixel_mask, image_index, query_index = (send(part, device) for part in (pixel_mask, image_index, query_index))
-        if padded:
-            valid = valid_cells(pixel_mask, detections.features[0].shape[2:], self.shapes.strides[0])
-            if detections.stem is not None:
-                stem_valid = valid_cells(pixel_mask, detections.stem.shape[2:], 4)
-        maps = self.fusion(self.project(detections.features[0]), detections.stem, valid, stem_valid)
-        frames = pixel_boxes(detections.boxes[image_index, query_index].float(), extents(pixel_mask)[image_index])
+        padding, device = Padding.of(pixel_mask, detections.queries.device), detections.queries.device
+        image_index, query_index = send(image_index, device), send(query_index, device)
+        finest, stem, stem_valid = detections.features[0], None, None
+        if self.fusion.uses_stem:
+            stem = detections.stem
+            stem_valid = None if stem is None else padding.cells(stem, self.shapes.stem_stride)
+        maps = self.fusion(self.project(finest), stem, padding.cells(finest, self.shapes.strides[0]), stem_valid)
+        frames = pixel_boxes(detections.boxes[image_index, query_index].float(), padding.sizes[image_index])
         rois = torch.cat([image_index[:, None].to(frames.dtype), frames], 1)
         boxes = roi_align(maps, rois, POOLED, 1 / self.fusion.stride, sampling_ratio=2, aligned=True)
         return MaskOutput(self.predictor(self.head(boxes))[:, 0], None, frames)

@@ -90,7 +90,7 @@ def main() -> None:
         rows.append(
             {
                 "stem": choice,
-                "stride": model.network.stem_stride if model.network.fusion.uses_stem else None,
+                "stride": None if model.network.stem is None else model.network.stem.stride,
                 "parameters": parameters(model.network),
                 "of them for the stem": parameters(model.network.pixel_stem) + parameters(model.network.fusion),
                 "training_minutes": round(minutes, 2),

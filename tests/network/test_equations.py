@@ -25,13 +25,12 @@ from synthetic_detections import draw_detections, scatter_parameters
 from mask_frozen_detr.detectors.base import DetectorInfo, DetectorShapes, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
-from mask_frozen_detr.network.box_encoder import DeformableBoxLayers
-from mask_frozen_detr.network.deformable import DeformableLayer
+from mask_frozen_detr.network.box_encoder import DeformableBoxEncoder
+from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
 from mask_frozen_detr.network.fusion import Neck
 from mask_frozen_detr.network.heads import DotProductHead, SegmenterHead
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.query_encoder import ObjectToObject, QueryLayer, sine_embedding
-from mask_frozen_detr.ops.sampling import reference_points
 from mask_frozen_detr.results.inference import segment
 
 SIZE = (32, 48)  # of the image
@@ -148,18 +147,19 @@ def test_equation_6_deformable_layer_of_several_levels():
     shapes = [(4, 3), (2, 2), (1, 1)]
     tokens = torch.cat([m.flatten(1).T for m in maps])[None]
     with torch.no_grad():
-        output = layer(tokens, None, reference_points(shapes, None, torch.device("cpu")), shapes)[0]
+        output = layer(tokens, TokenGrid.of(shapes, tokens.device))[0]
         expected = torch.cat([m.flatten(1).T for m in deformable_layer(layer, maps)])
     assert torch.allclose(output, expected, atol=1e-6)
 
 
 def test_equation_9_box_feature_encoder():
     """R_i = F_b(R_i), each box by itself, with the learned position."""
-    encoder = DeformableBoxLayers(8, layers=2, size=4)
+    encoder = DeformableBoxEncoder(8, layers=2, size=4)
     scatter_parameters(encoder)
     boxes = randn(3, 8, 4, 4)
     with torch.no_grad():
-        encoded = encoder.layer(1, encoder.layer(0, boxes))
+        grid = encoder.grid(boxes.device)
+        encoded = encoder.layer(1, encoder.layer(0, boxes, grid), grid)
         for i in range(3):
             R = boxes[i]
             for layer in encoder.layers:
@@ -197,12 +197,12 @@ def test_equation_10_object_to_object_attention():
     """SelfAttention([q_1 … q_N]) among the queries of one image, never across images."""
     module = ObjectToObject(16)
     scatter_parameters(module)
-    queries, places = randn(5, 16), torch.rand(5, 4, generator=torch.Generator().manual_seed(1))
+    queries, boxes = randn(5, 16), torch.rand(5, 4, generator=torch.Generator().manual_seed(1))
     image_index = torch.tensor([0, 0, 0, 2, 2])
     with torch.no_grad():
-        output = module(queries, places, image_index)
+        output = module(queries, boxes, image_index)
         for group in ([0, 1, 2], [3, 4]):
-            keys = [queries[i] + linear(module.position, sine_embedding(places[i : i + 1], 256)[0]) for i in group]
+            keys = [queries[i] + linear(module.position, sine_embedding(boxes[i : i + 1], 256)[0]) for i in group]
             for i, key in zip(group, keys, strict=True):
                 attended = attention(module.attention, key, keys, [queries[j] for j in group])
                 assert torch.allclose(output[i], layer_norm(module.norm, queries[i] + attended))

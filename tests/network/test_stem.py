@@ -8,7 +8,7 @@ from synthetic_detections import draw_detections, pad_batch, scatter_parameters
 
 from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
-from mask_frozen_detr.network.stem import PixelStem, stem_source
+from mask_frozen_detr.network.stem import PixelStem, Stem, choose_stem
 
 C1 = DetectorShapes(16, (16, 16), (8, 16), 12, 3)
 COARSE = DetectorShapes(16, (16,), (16,), 12, 3, stem_stride=16)
@@ -23,34 +23,38 @@ SIZES, PADDED = [(64, 96), (70, 101), (90, 37)], (97, 128)
         (C1, {}, "backbone"),
         (C1, {"stem_from": "backbone"}, "backbone"),
         (C1, {"stem_from": "pixels"}, "pixels"),
-        (C1, {"stem": False, "neck": False}, "none"),
-        (C1, {"stem": False, "neck": False, "stem_from": "pixels"}, "none"),
-        (replace(C1, strides=(4, 8)), {}, "none"),
-        (replace(C1, strides=(4, 8)), {"stem_from": "pixels"}, "none"),
+        (C1, {"stem": False, "neck": False}, None),
+        (C1, {"stem": False, "neck": False, "stem_from": "pixels"}, None),
+        (replace(C1, strides=(4, 8)), {}, None),
+        (replace(C1, strides=(4, 8)), {"stem_from": "pixels"}, None),
         (COARSE, {"stem_from": "backbone"}, "backbone"),
         (COARSE, {"stem_from": "pixels"}, "pixels"),
         (NONE, {"stem_from": "pixels"}, "pixels"),
     ],
 )
 def test_what_is_added_to_the_finest_map(shapes, changes, expected):
-    assert stem_source(replace(CONFIG, **changes), shapes) == expected
+    stem = choose_stem(replace(CONFIG, **changes), shapes)
+    assert (stem and stem.source) == expected
+
+
+def test_a_stem_knows_its_width_and_stride():
+    assert choose_stem(CONFIG, replace(COARSE, stem_stride=8)) == Stem("backbone", 12, 8)
+    assert choose_stem(replace(CONFIG, stem_from="pixels"), COARSE) == Stem("pixels", 24, 4)
 
 
 def test_auto_takes_the_earliest_map_that_is_finer():
     finer = replace(COARSE, stem_stride=8)
-    assert stem_source(CONFIG, C1) == "backbone"
-    assert stem_source(CONFIG, finer) == "backbone"
-    assert stem_source(CONFIG, COARSE) == "none"
-    assert stem_source(CONFIG, NONE) == "none"
-    assert stem_source(training_free(), finer) == "none"  # nothing learned, nothing coarse
+    assert choose_stem(CONFIG, C1) == Stem("backbone", 12, 4)
+    assert choose_stem(CONFIG, finer) == Stem("backbone", 12, 8)
+    assert choose_stem(CONFIG, COARSE) is None
+    assert choose_stem(CONFIG, NONE) is None
+    assert choose_stem(training_free(), finer) is None  # nothing learned, nothing coarse
     assert not list(MaskNetwork(training_free(), finer).parameters())
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="the detector has no map finer than E₁; expected 'pixels' or 'auto'"):
-        stem_source(replace(CONFIG, stem_from="backbone"), NONE)
-    with pytest.raises(ValueError, match="stem_from: found 'image', expected 'auto', 'backbone' or 'pixels'"):
-        replace(CONFIG, stem_from="image")
+        choose_stem(replace(CONFIG, stem_from="backbone"), NONE)
 
 
 @pytest.mark.parametrize("stride", [14, 16, 8])

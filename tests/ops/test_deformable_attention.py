@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from mask_frozen_detr.ops import deformable_attention as attention
 from mask_frozen_detr.ops.deformable_attention import (
     attention_choice,
     deformable_attention,
     deformable_attention_reference,
+    implementation,
 )
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
 from mask_frozen_detr.ops.sampling import cell_centres, sampling_locations
@@ -125,27 +125,51 @@ def test_bags_sum_half_precision_in_float32():
     torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_on_a_cpu_it_is_bags(monkeypatch):
-    asked = []
-
-    def note(*inputs):
-        asked.append("bags")
-        return deformable_attention_bags(*inputs)
-
-    monkeypatch.setattr(attention, "deformable_attention_bags", note)
+def test_on_a_cpu_it_is_bags():
     value, locations, weights = draw(SHAPES)
-    deformable_attention(value, SHAPES, locations, weights)
-    assert asked.pop() == "bags"
+    assert implementation(value, locations) is deformable_attention_bags
     with attention_choice("reference"):
-        deformable_attention(value, SHAPES, locations, weights)
-    torch.compile(deformable_attention, backend="eager", fullgraph=True)(value, SHAPES, locations, weights)
-    assert not asked
+        assert implementation(value, locations) is deformable_attention_reference
+    traced = torch.compile(deformable_attention, backend="eager", fullgraph=True)  # bags would break the graph
+    found = traced(value, SHAPES, locations, weights)
+    assert torch.equal(found, deformable_attention_reference(value, SHAPES, locations, weights))
 
 
-def test_bags_of_what_is_no_number_are_none_either():
+# Which output and gradients are no number: where grid_sample says so in float64.
+LOST = {
+    "x": (1, (0, 1, 0, 2, 3, 0)),
+    "y": (1, (0, 1, 0, 2, 3, 1)),
+    "weight": (2, (0, 1, 0, 2, 3)),
+    "value": (0, (0, slice(35), 1, 2)),  # of a whole level
+}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("which", "index"), LOST.values(), ids=LOST)
+def test_what_is_no_number_spreads_as_in_the_reference(which, index, bad):
+    def outcome(attend):
+        inputs = list(draw(SHAPES))
+        inputs[which][index] = bad
+        for tensor in inputs:
+            tensor.requires_grad_()
+        read = attend(inputs[0], SHAPES, *inputs[1:])
+        upstream = torch.randn(read.shape, generator=torch.Generator().manual_seed(1), dtype=read.dtype)
+        return [read.detach(), *torch.autograd.grad(read, inputs, upstream)]
+
+    expected, found = outcome(deformable_attention_reference), outcome(deformable_attention_bags)
+    assert not expected[0].isfinite().all()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.isfinite(), theirs.isfinite())
+        if math.isnan(bad):  # infinity less infinity is NaN: by another order of operations one stands for the other
+            assert torch.equal(ours.isnan(), theirs.isnan())
+        torch.testing.assert_close(ours[ours.isfinite()], theirs[theirs.isfinite()], atol=1e-9, rtol=1e-9)
+
+
+@WAYS
+def test_a_lost_location_is_seen_in_its_own_head_alone(attend):
     value, locations, weights = draw(SHAPES)
     locations[0, 1, 0, 2, 3, 0] = math.nan
-    read = deformable_attention_bags(value, SHAPES, locations.requires_grad_(), weights)
+    read = attend(value, SHAPES, locations.requires_grad_(), weights)
     read.sum().backward()
     assert read[0, 1, :3].isnan().all()
     assert read[0, 1, 3:].isfinite().all()

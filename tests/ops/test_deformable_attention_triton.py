@@ -4,18 +4,27 @@ Triton decides when it is imported whether it interprets: this file runs itself 
 the tests read what that found.
 """
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.ops import deformable_attention as attention
-from mask_frozen_detr.ops.deformable_attention import deformable_attention, deformable_attention_reference
+from mask_frozen_detr.ops.deformable_attention import (
+    deformable_attention,
+    deformable_attention_reference,
+    implementation,
+    kernels_run,
+)
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
 
@@ -59,6 +68,46 @@ def differences(result, inputs, expected, exact_inputs, grad) -> dict[str, float
     return {name: ((ours.double() - exact).norm() / exact.norm()).item() for name, (ours, exact) in pairs.items()}
 
 
+# What is no number: the input it stands in, and where.
+LOST = {
+    f"{bad} as {name}": (which, index, bad)
+    for bad in (math.nan, math.inf, -math.inf)
+    for name, (which, index) in {
+        "x": (1, (0, 2, 0, 1, 1, 0)),
+        "y": (1, (0, 2, 0, 1, 1, 1)),
+        "weight": (2, (0, 2, 0, 1, 1)),
+        "value": (0, (0, 17, 1, 2)),
+    }.items()
+}
+
+
+def spread(which: int, index: tuple[int, ...], bad: float) -> list[dict]:
+    """How kernels and reference spread it, of the output and each gradient."""
+    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
+
+    def outcome(attend):
+        inputs = draw(1, 4, 3, LEVELS[:2], 2)
+        inputs[1][:, 2] = torch.rand(inputs[1][:, 2].shape, generator=torch.Generator().manual_seed(2))
+        inputs[which][index] = bad
+        for tensor in inputs:
+            tensor.requires_grad_()
+        read = attend(inputs[0], LEVELS[:2], *inputs[1:])
+        return [read.detach(), *torch.autograd.grad(read, inputs, torch.ones_like(read))]
+
+    with warnings.catch_warnings(action="ignore"):  # numpy's, of what is no number
+        pairs = zip(outcome(deformable_attention_triton), outcome(deformable_attention_reference), strict=True)
+    return [
+        {
+            "lost": int((~theirs.isfinite()).sum()),
+            # infinity less infinity is NaN: by another order of operations one stands for the other
+            "same": torch.equal(ours.isfinite(), theirs.isfinite())
+            and (math.isinf(bad) or torch.equal(ours.isnan(), theirs.isnan())),
+            "close": torch.allclose(ours[ours.isfinite()], theirs[theirs.isfinite()], atol=1e-4),
+        }
+        for ours, theirs in pairs
+    ]
+
+
 def run_in_the_interpreter() -> dict:
     from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
 
@@ -82,6 +131,8 @@ def run_in_the_interpreter() -> dict:
     result = deformable_attention_triton(inputs[0], levels, *inputs[1:])
     expected = deformable_attention_reference(exact[0], levels, *exact[1:])
     found["views"] = differences(result, inputs, expected, exact, torch.ones(()).expand(result.shape))
+
+    found["lost"] = {name: spread(*case) for name, case in LOST.items()}
 
     found["empty"] = []
     for maps, queries in ((0, 5), (2, 0)):
@@ -116,6 +167,14 @@ def test_kernels_with_nothing_to_attend(found):
     assert found["empty"] == [[[0, 5, 16], True], [[2, 0, 16], True]]
 
 
+@needs_triton
+@pytest.mark.parametrize("name", LOST)
+def test_what_is_no_number_spreads_as_in_the_reference(name, found):
+    """The interpreter's maximum keeps NaN where a GPU's drops it: the kernels decide by comparisons alone."""
+    assert found["lost"][name][0]["lost"] > 0
+    assert all(part["same"] and part["close"] for part in found["lost"][name]), found["lost"][name]
+
+
 # Who runs
 
 
@@ -128,65 +187,83 @@ def test_half_precision_reference_places_and_sums_in_float32():
     assert (result.double() - exact).norm() / exact.norm() < 5e-3
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is none: an index that no other test asks for, of the capability that is set; tensors upon it."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    device = torch.device("cuda", next(INDICES))
+
+    def of_capability(*capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        return device
+
+    return of_capability
+
+
+INDICES = itertools.count(50)
+
+
+def runs(device, width=16, value_type=torch.float32):
+    """What would run for tensors on a device."""
+    with FakeTensorMode():
+        value = torch.empty(1, 35, HEADS, width, dtype=value_type, device=device)
+        return implementation(value, torch.empty(1, 2, HEADS, 1, 1, 2, device=device))
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (7, 5), (6, 1)])
+def test_a_gpu_before_ampere_is_told_of_once(gpu, capability):
+    device = gpu(*capability)
+    with pytest.warns(UserWarning, match=rf"found compute capability {capability[0]}.{capability[1]}, expected 8.0"):
+        assert not kernels_run(device)
+    with warnings.catch_warnings(action="error"):
+        assert not kernels_run(device)
+        assert runs(device) is deformable_attention_reference
+
+
+def test_a_gpu_without_triton_is_told_of(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    with pytest.warns(UserWarning, match="found no Triton"):
+        assert runs(gpu(9, 0)) is deformable_attention_reference
+
+
+def test_a_gpu_of_another_maker_is_told_of(gpu, monkeypatch):
+    device = gpu(9, 4)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.warns(UserWarning, match="not built for NVIDIA's CUDA"):
+        assert not kernels_run(device)
+
+
+@needs_triton
+def test_kernels_that_do_not_run_are_told_of_and_replaced(gpu):
+    """Here there is no GPU: whatever is in the way when the kernels are tried is the reason."""
+    with pytest.warns(UserWarning, match=r"without its Triton kernels, several times slower: GPU \d+: \w+: "):
+        assert runs(gpu(9, 0)) is deformable_attention_reference
+
+
 @needs_triton
 def test_kernels_are_for_what_fits_them(monkeypatch):
     from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
 
-    monkeypatch.setattr(attention, "_try_kernels", lambda index: True)
-
-    def chosen(width=16, value_type="float32"):
-        value, locations, _ = draw(1, 2, width, LEVELS[:1], 1, value_type)
-        return attention._kernels_for(value, locations)
-
-    assert chosen() is chosen(64, "bfloat16") is chosen(20, "float16") is deformable_attention_triton
-    assert chosen(65) is None
-    assert chosen(16, "float64") is None
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert chosen() is None
-
-
-def test_without_triton_or_a_new_enough_gpu_the_reference_runs(monkeypatch):
-    attend = attention._try_kernels.__wrapped__  # past its cache
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    assert attend(0) is False
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
-    assert attend(0) is False
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert attend(0) is False
-    assert not attention.kernels_run(torch.device("cpu"))
+    monkeypatch.setattr(attention, "kernels_run", lambda device: True)
+    device = torch.device("cuda", 0)
+    kinds = [(16, torch.float32), (64, torch.bfloat16), (20, torch.float16)]
+    assert [runs(device, *kind) for kind in kinds] == 3 * [deformable_attention_triton]
+    with pytest.warns(UserWarning, match="found heads 65 wide, expected at most 64"):
+        assert runs(device, 65) is deformable_attention_reference
+    with pytest.warns(UserWarning, match=r"found torch\.float64, expected float32"):
+        assert runs(device, 16, torch.float64) is deformable_attention_reference
+    with attention.attention_choice("reference"):
+        assert runs(device) is deformable_attention_reference
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert runs(device) is deformable_attention_reference
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
-@needs_triton
-def test_kernels_that_do_not_compile_are_told_of_and_replaced(monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-
-    def no_compiler(*_args, **_options):
-        raise RuntimeError("Failed to find C compiler")
-
-    monkeypatch.setattr(torch, "ones", no_compiler)
-    with pytest.warns(UserWarning, match=r"without its Triton kernels.*C compiler"):
-        assert attention._try_kernels.__wrapped__(0) is False
-
-
-def test_the_reference_can_be_forced():
-    class OnGpu(torch.Tensor):
-        is_cuda = True
-
-    asked = []
-    value, locations, weights = draw(1, 2, 8, LEVELS[:1], 1)
-    value = value.as_subclass(OnGpu)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_kernels_for", lambda *_: asked.append("kernels"))
-        deformable_attention(value, LEVELS[:1], locations, weights)
-        assert asked == ["kernels"]
-        with attention.attention_choice("reference"):
-            deformable_attention(value, LEVELS[:1], locations, weights)
-        assert asked == ["kernels"]
-        deformable_attention(value, LEVELS[:1], locations, weights)
-        assert asked == ["kernels", "kernels"]
+def test_no_kernels_elsewhere():
+    assert not kernels_run(torch.device("cpu"))
+    assert runs(torch.device("mps")) is deformable_attention_reference
 
 
 def test_a_choice_that_there_is_not_is_named():

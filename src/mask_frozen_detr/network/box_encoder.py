@@ -3,83 +3,64 @@
 Letters: M boxes, r RoIAlign side, c mask width.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from mask_frozen_detr.network.config import EncoderKind
+from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.network.convnext import ConvNeXtLayer
-from mask_frozen_detr.network.deformable import DeformableLayer
+from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
 from mask_frozen_detr.network.swin import SwinLayer
-from mask_frozen_detr.ops.sampling import reference_points
 
 BOX_WINDOW = 8
 
 
-class BoxLayers(nn.Module):
-    """Layers on (M, c, r, r) box features, run one by one."""
-
-    def __init__(self, width: int, layers: int, size: int):
-        super().__init__()
-
-    def layer(self, index: int, boxes: Tensor) -> Tensor:
-        """Layer `index` of (M, c, r, r) → (M, c, r, r)."""
-        raise NotImplementedError
-
-
-class DeformableBoxLayers(BoxLayers):
+class DeformableBoxEncoder(nn.Module):
     """Single-level deformable layers with a learned r × r × c position embedding."""
 
     def __init__(self, width: int, layers: int, size: int):
-        super().__init__(width, layers, size)
+        super().__init__()
         self.size = size
         self.position = nn.Parameter(torch.empty(1, size * size, width))
         nn.init.trunc_normal_(self.position, std=0.02)
         self.layers = nn.ModuleList(DeformableLayer(width, levels=1) for _ in range(layers))
 
-    def layer(self, index: int, boxes: Tensor) -> Tensor:
-        shapes = [(self.size, self.size)]
-        references = reference_points(shapes, None, boxes.device).expand(len(boxes), -1, -1, -1)
+    def grid(self, device: torch.device) -> TokenGrid:
+        """The r × r cells of a box, for all boxes and layers of a forward pass."""
+        return TokenGrid.of([(self.size, self.size)], device)
+
+    def layer(self, index: int, boxes: Tensor, grid: TokenGrid | None) -> Tensor:
+        """Layer `index` of (M, c, r, r) box features → (M, c, r, r); grid: of `grid`."""
+        assert grid is not None
         tokens = boxes.flatten(2).transpose(1, 2).contiguous()  # (M, r·r, c): once, not for each that reads them
-        tokens = self.layers[index](tokens, self.position, references, shapes)
+        tokens = self.layers[index](tokens, grid, self.position)
         return tokens.transpose(1, 2).unflatten(2, (self.size, self.size))
 
 
-class SwinBoxLayers(BoxLayers):
-    """Window-8 Swin layers; every second one shifted."""
+class MapBoxEncoder(nn.Module):
+    """Layers that take maps as they are: Swin's, ConvNeXt's, or none at all (equation 3)."""
 
-    def __init__(self, width: int, layers: int, size: int):
-        super().__init__(width, layers, size)
-        self.layers = nn.ModuleList(SwinLayer(width, BOX_WINDOW, i) for i in range(layers))
+    def __init__(self, layers: Iterable[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
 
-    def layer(self, index: int, boxes: Tensor) -> Tensor:
+    def grid(self, device: torch.device) -> None:
+        """These layers look at neighbours, not at places."""
+
+    def layer(self, index: int, boxes: Tensor, grid: TokenGrid | None) -> Tensor:
+        """Layer `index` of (M, c, r, r) box features → (M, c, r, r)."""
         return self.layers[index](boxes)
 
 
-class ConvNeXtBoxLayers(BoxLayers):
-    """ConvNeXt layers."""
-
-    def __init__(self, width: int, layers: int, size: int):
-        super().__init__(width, layers, size)
-        self.layers = nn.ModuleList(ConvNeXtLayer(width) for _ in range(layers))
-
-    def layer(self, index: int, boxes: Tensor) -> Tensor:
-        return self.layers[index](boxes)
+BoxEncoder = DeformableBoxEncoder | MapBoxEncoder
 
 
-class NoBoxLayers(BoxLayers):
-    """No layers: the box features as RoIAlign gives them (equation 3)."""
-
-    def __init__(self, width: int, layers: int, size: int):
-        super().__init__(width, layers, size)
-        self.layers = nn.ModuleList()
-
-    def layer(self, index: int, boxes: Tensor) -> Tensor:
-        raise IndexError("there is no layer to run")
-
-
-BOX_ENCODERS: dict[EncoderKind, type[BoxLayers]] = {
-    "deformable": DeformableBoxLayers,
-    "swin": SwinBoxLayers,
-    "convnext": ConvNeXtBoxLayers,
-    "none": NoBoxLayers,
-}
+def build_box_encoder(config: MaskNetworkConfig, width: int) -> BoxEncoder:
+    """The configuration's layers on box features of `width` channels."""
+    count = config.box_layers
+    if config.box_encoder == "deformable":
+        return DeformableBoxEncoder(width, count, config.roi_size)
+    if config.box_encoder == "swin":
+        return MapBoxEncoder(SwinLayer(width, BOX_WINDOW, index) for index in range(count))
+    return MapBoxEncoder(ConvNeXtLayer(width) for _ in range(count))  # 'none' has no layer

@@ -1,11 +1,24 @@
 """Which parts the mask network is built from: one field a choice that the paper's tables vary."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 EncoderKind = Literal["deformable", "swin", "convnext", "none"]
 HeadKind = Literal["dot-product", "segmenter"]
 StemKind = Literal["auto", "backbone", "pixels"]
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "image_encoder": get_args(EncoderKind),
+    "box_encoder": get_args(EncoderKind),
+    "stem_from": get_args(StemKind),
+    "head": get_args(HeadKind),
+}
+BOOLEANS = ("query_ffn", "query_b2o", "query_o2o", "roi_align", "stem", "neck", "mask_scoring")
+# Far beyond what helps, and within what memory holds: a configuration may come from a file.
+MAX_LAYERS = 8
+MAX_MASK_WIDTH = 2048
+MAX_ROI_SIZE = 256
+MAX_SCORING_WEIGHTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -33,26 +46,32 @@ class MaskNetworkConfig:
     mask_scoring: bool = True  # equations 12 and 13; off = equation 2 (Table 12)
 
     def __post_init__(self) -> None:
+        for name in BOOLEANS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected True or False")
+        for name, expected in CHOICES.items():
+            if getattr(self, name) not in expected:
+                *others, last = map(repr, expected)
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(others)} or {last}")
+        self._check_number("image_layers", 0, MAX_LAYERS)
+        self._check_number("box_layers", 0, MAX_LAYERS)
+        self._check_number("roi_size", 4, MAX_ROI_SIZE, "a multiple of 4")
+        if self.mask_width is not None:
+            self._check_number("mask_width", 8, MAX_MASK_WIDTH, "a multiple of the 8 attention heads")
+            flattened = self.mask_width * (self.roi_size // 8) ** 2 * self.mask_width
+            if self.mask_scoring and flattened > MAX_SCORING_WEIGHTS:
+                raise ValueError(
+                    f"mask_width {self.mask_width} with roi_size {self.roi_size}: found a layer of {flattened} weights "
+                    f"in mask scoring, expected at most {MAX_SCORING_WEIGHTS}; make either smaller"
+                )
         for kind, layers, name in (
             (self.image_encoder, self.image_layers, "image"),
             (self.box_encoder, self.box_layers, "box"),
         ):
-            if kind not in ("deformable", "swin", "convnext", "none"):
-                raise ValueError(f"{name}_encoder: found {kind!r}, expected 'deformable', 'swin', 'convnext' or 'none'")
-            if not 0 <= layers <= 8:
-                raise ValueError(f"{name}_layers: found {layers}, expected 0 to 8")
             if (kind == "none") != (layers == 0):
                 raise ValueError(
                     f"{name}_encoder {kind!r} with {layers} layers: 'none' goes with 0 layers, others with 1 or more"
                 )
-        if self.stem_from not in ("auto", "backbone", "pixels"):
-            raise ValueError(f"stem_from: found {self.stem_from!r}, expected 'auto', 'backbone' or 'pixels'")
-        if self.head not in ("dot-product", "segmenter"):
-            raise ValueError(f"head: found {self.head!r}, expected 'dot-product' or 'segmenter'")
-        if self.mask_width is not None and (self.mask_width < 8 or self.mask_width % 8):
-            raise ValueError(f"mask_width: found {self.mask_width}, expected a multiple of the 8 attention heads")
-        if self.roi_size < 4 or self.roi_size % 4:
-            raise ValueError(f"roi_size: found {self.roi_size}, expected a multiple of 4 from 4 on")
         if not self.roi_align:
             for on, part in (
                 (self.box_encoder != "none", "a box feature encoder"),
@@ -67,6 +86,13 @@ class MaskNetworkConfig:
             raise ValueError("the query feature encoder has as many layers as the box feature encoder: it needs one")
         if self.query_layers and not self.query_ffn:
             raise ValueError("attention in the query feature encoder goes with its FFN (Table 5): set query_ffn")
+
+    def _check_number(self, name: str, least: int, most: int, multiple: str = "") -> None:
+        """A whole number from `least` to `most`; with `multiple` in words, one that `least` divides."""
+        found = getattr(self, name)
+        whole = isinstance(found, int) and not isinstance(found, bool)
+        if not whole or not least <= found <= most or (multiple and found % least):
+            raise ValueError(f"{name}: found {found!r}, expected {multiple or 'a whole number'} from {least} to {most}")
 
     @property
     def query_layers(self) -> int:

@@ -6,15 +6,43 @@ Letters: B maps, S tokens of all levels, d width, L levels.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.ops.deformable_attention import deformable_attention
-from mask_frozen_detr.ops.sampling import level_sizes, sampling_locations
+from mask_frozen_detr.ops.padding import extents
+from mask_frozen_detr.ops.sampling import level_sizes, reference_points, sampling_locations
 
 
-class DeformableAttention(nn.Module):
+@dataclass(frozen=True)
+class TokenGrid:
+    """The maps that tokens come from: made once a forward pass, read by every layer.
+
+    shapes: (h, w) of each level. sizes: (L, 2), their w, h on the device. references: (B or 1, S, L, 2) in [0, 1],
+    where each token looks first. valid: (B, S), False at padding; None where nothing is padded.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    sizes: Tensor
+    references: Tensor
+    valid: Tensor | None
+
+    @classmethod
+    def of(
+        cls, shapes: Sequence[tuple[int, int]], device: torch.device, valid: Sequence[Tensor] | None = None
+    ) -> "TokenGrid":
+        """From (h, w) of each level, and each level's valid cells (B, h, w), None where nothing is padded."""
+        sizes = level_sizes(shapes, device)
+        if valid is None:
+            return cls(shapes, sizes, reference_points(shapes, sizes), None)
+        valid_sizes = torch.stack([extents(mask) for mask in valid], 1)
+        tokens = torch.cat([mask.flatten(1) for mask in valid], 1)
+        return cls(shapes, sizes, reference_points(shapes, sizes, valid_sizes), tokens)
+
+
+class DeformableSelfAttention(nn.Module):
     """Multi-scale deformable self-attention over flattened maps."""
 
     def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4):
@@ -45,29 +73,22 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self,
-        tokens: Tensor,
-        position: Tensor | None,
-        references: Tensor,
-        shapes: Sequence[tuple[int, int]],
-        valid: Tensor | None,
-        count: int | None = None,
+        self, tokens: Tensor, grid: TokenGrid, position: Tensor | None = None, count: int | None = None
     ) -> Tensor:
-        """tokens (B, S, d); position (·, S, d) added to the queries; references (·, S, L, 2) in [0, 1];
-        valid (B, S), False at padding, whose values are zeroed; count: only the first N tokens look around, None: all.
-        Returns (B, N, d)."""
+        """tokens (B, S, d) of `grid`; position (·, S, d) added to the queries; count: only the first N tokens look
+        around, None: all. Values of padding are zeroed. Returns (B, N, d)."""
         B = len(tokens)
         query = (tokens if position is None else tokens + position)[:, :count]
         N = query.shape[1]
         value = self.value(tokens)
-        if valid is not None:
-            value = value.masked_fill(~valid[..., None], 0.0)
+        if grid.valid is not None:
+            value = value.masked_fill(~grid.valid[..., None], 0.0)
         offsets = self.offsets(query).view(B, N, self.heads, self.levels, self.points, 2)
         weights = self.weights(query).view(B, N, self.heads, self.levels * self.points).softmax(-1)
-        locations = sampling_locations(references[:, :count], offsets, level_sizes(shapes, tokens.device))
+        locations = sampling_locations(grid.references[:, :count], offsets, grid.sizes)
         attended = deformable_attention(
             value.unflatten(2, (self.heads, -1)),
-            shapes,
+            grid.shapes,
             locations,
             weights.view(B, N, self.heads, self.levels, self.points),
         )
@@ -79,21 +100,15 @@ class DeformableLayer(nn.Module):
 
     def __init__(self, width: int, levels: int, heads: int = 8, points: int = 4):
         super().__init__()
-        self.attention = DeformableAttention(width, levels, heads, points)
+        self.attention = DeformableSelfAttention(width, levels, heads, points)
         self.norm1 = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.norm2 = nn.LayerNorm(width)
 
     def forward(
-        self,
-        tokens: Tensor,
-        position: Tensor | None,
-        references: Tensor,
-        shapes: Sequence[tuple[int, int]],
-        valid: Tensor | None = None,
-        count: int | None = None,
+        self, tokens: Tensor, grid: TokenGrid, position: Tensor | None = None, count: int | None = None
     ) -> Tensor:
-        """(B, S, d) → (B, N, d); arguments as in `DeformableAttention.forward`."""
-        attended = self.attention(tokens, position, references, shapes, valid, count)
+        """(B, S, d) → (B, N, d); arguments as in `DeformableSelfAttention.forward`."""
+        attended = self.attention(tokens, grid, position, count)
         tokens = self.norm1(tokens[:, :count] + attended)
         return self.norm2(tokens + self.ffn(tokens))

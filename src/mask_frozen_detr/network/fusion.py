@@ -6,6 +6,7 @@ Letters: B images, d width, h × w cells of F.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask_frozen_detr.network.stem import Stem
 from mask_frozen_detr.ops.padding import masked_group_norm, repeat_edges, upsampled_cells
 
 
@@ -33,34 +34,18 @@ class Fusion(nn.Module):
     """F = neck(C₁) + bilinear(E₁ → stride 4); without C₁, E₁ upsampled to stride 4 (or as fine as it is).
 
     Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where
-    it is not. Raises ValueError where that would make a training-free network learn.
+    it is not.
     """
 
-    def __init__(
-        self,
-        width: int,
-        stride: int,
-        stem_width: int | None,
-        neck: bool,
-        trainable: bool = True,
-        stem_stride: int = 4,
-    ):
+    def __init__(self, width: int, stride: int, stem: Stem | None, neck: bool):
         super().__init__()
-        self.stem_factor = stem_stride / 4  # above 1 for a stem that is not as fine as C₁
-        self.uses_stem = stem_width is not None
+        self.uses_stem = stem is not None
+        self.stem_factor = 1.0 if stem is None else stem.stride / 4  # above 1 for a stem that is not as fine as C₁
         self.factor = stride / 4 if stride > 4 else 1.0
         self.stride = stride / self.factor  # input pixels a cell of F
-        self.neck: Neck | None = None
-        self.projection: nn.Conv2d | None = None
-        if stem_width is not None and neck:
-            self.neck = Neck(stem_width, width)
-        elif stem_width is not None and stem_width != width:
-            if not trainable:
-                raise ValueError(
-                    f"the training-free baseline adds C₁ to E₁ as they are: C₁ has {stem_width} channels, E₁ {width}; "
-                    "leave C₁ out with stem = False"
-                )
-            self.projection = nn.Conv2d(stem_width, width, 1)
+        self.neck = Neck(stem.width, width) if stem is not None and neck else None
+        bare = stem is not None and not neck and stem.width != width
+        self.projection = nn.Conv2d(stem.width, width, 1) if stem is not None and bare else None
 
     def forward(
         self,

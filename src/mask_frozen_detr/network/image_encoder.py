@@ -1,5 +1,7 @@
 """The image feature encoder F_e (paper, section 3.2, equations 5 to 8).
 
+Each kind takes the detector's features (B, d_l, H_l, W_l), finest first, and their valid cells (B, H_l, W_l), None
+where nothing is padded, and gives (B, width, H_1, W_1).
 Letters: B images, d width, H_l × W_l level l, L levels, S = Σ H_l·W_l tokens.
 """
 
@@ -10,35 +12,18 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.network.config import EncoderKind
 from mask_frozen_detr.network.convnext import ConvNeXtLayer
-from mask_frozen_detr.network.deformable import DeformableLayer
+from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
 from mask_frozen_detr.network.swin import SwinLayer
 from mask_frozen_detr.ops.padding import extents
-from mask_frozen_detr.ops.sampling import reference_points
 
 IMAGE_WINDOW = 16
 
 
-class ImageEncoder(nn.Module):
-    """Maps features (B, d_l, H_l, W_l), finest first, and their valid (B, H_l, W_l) or None to (B, width, H_1, W_1)."""
-
-    width: int
+class DeformableImageEncoder(nn.Module):
+    """Multi-scale deformable layers on all levels; only the finest one goes on, so the last layer refines it alone."""
 
     def __init__(self, widths: Sequence[int], layers: int):
         super().__init__()
-
-    def forward(self, features: Sequence[Tensor], valid: Sequence[Tensor] | None) -> Tensor:
-        raise NotImplementedError
-
-
-class DeformableImageEncoder(ImageEncoder):
-    """Multi-scale deformable layers on all levels; only the finest one goes on.
-
-    So the last layer refines that one alone. as_written: all of them, as the paper's FLOPs count it; E₁ is the same.
-    """
-
-    def __init__(self, widths: Sequence[int], layers: int):
-        super().__init__(widths, layers)
-        self.as_written = False
         width = widths[0]
         # Detectors whose levels differ in width, or whose width the heads do not divide, are projected first.
         self.width = width if width % 8 == 0 else 8 * round(width / 8 + 0.5)
@@ -51,24 +36,20 @@ class DeformableImageEncoder(ImageEncoder):
         features = [project(level) for project, level in zip(self.projections, features, strict=True)]
         shapes = [(level.shape[2], level.shape[3]) for level in features]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in features], 1)  # (B, S, d)
-        if valid is None:
-            valid_tokens, valid_sizes = None, None
-        else:
-            valid_tokens = torch.cat([mask.flatten(1) for mask in valid], 1)
-            valid_sizes = torch.stack([extents(mask) for mask in valid], 1)
-        references = reference_points(shapes, valid_sizes, tokens.device)
+        grid = TokenGrid.of(shapes, tokens.device, valid)
+        *earlier, last = self.layers
+        for layer in earlier:
+            tokens = layer(tokens, grid)
         h, w = shapes[0]
-        for number, layer in enumerate(self.layers, 1):
-            count = h * w if number == len(self.layers) and not self.as_written else None
-            tokens = layer(tokens, None, references, shapes, valid_tokens, count)
+        tokens = last(tokens, grid, count=h * w)
         return tokens[:, : h * w].transpose(1, 2).unflatten(2, (h, w))
 
 
-class SwinImageEncoder(ImageEncoder):
+class SwinImageEncoder(nn.Module):
     """Shifted-window layers on the finest level alone."""
 
     def __init__(self, widths: Sequence[int], layers: int):
-        super().__init__(widths, layers)
+        super().__init__()
         self.width = widths[0]
         self.layers = nn.Sequential(*(SwinLayer(self.width, IMAGE_WINDOW, i) for i in range(layers)))
 
@@ -83,11 +64,11 @@ class SwinImageEncoder(ImageEncoder):
         return output
 
 
-class ConvNeXtImageEncoder(ImageEncoder):
+class ConvNeXtImageEncoder(nn.Module):
     """ConvNeXt layers on the finest level alone."""
 
     def __init__(self, widths: Sequence[int], layers: int):
-        super().__init__(widths, layers)
+        super().__init__()
         self.width = widths[0]
         self.layers = nn.ModuleList(ConvNeXtLayer(self.width) for _ in range(layers))
 
@@ -99,16 +80,18 @@ class ConvNeXtImageEncoder(ImageEncoder):
         return maps
 
 
-class NoImageEncoder(ImageEncoder):
+class NoImageEncoder(nn.Module):
     """E₁ as the detector gives it (equation 1)."""
 
     def __init__(self, widths: Sequence[int], layers: int = 0):
-        super().__init__(widths, layers)
+        super().__init__()
         self.width = widths[0]
 
     def forward(self, features: Sequence[Tensor], valid: Sequence[Tensor] | None) -> Tensor:
         return features[0]
 
+
+ImageEncoder = DeformableImageEncoder | SwinImageEncoder | ConvNeXtImageEncoder | NoImageEncoder
 
 IMAGE_ENCODERS: dict[EncoderKind, type[ImageEncoder]] = {
     "deformable": DeformableImageEncoder,

@@ -12,15 +12,16 @@ from torchvision.ops import box_convert, roi_align
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.network.box_encoder import BOX_ENCODERS
+from mask_frozen_detr.network.box_encoder import build_box_encoder
 from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.network.deformable import TokenGrid
 from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.heads import HEADS
 from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
+from mask_frozen_detr.network.padding import Padding
 from mask_frozen_detr.network.query_encoder import QueryLayer
-from mask_frozen_detr.network.stem import PixelStem, stem_source
-from mask_frozen_detr.ops.padding import extents, valid_cells
+from mask_frozen_detr.network.stem import PixelStem, choose_stem
 
 BOXES_AT_A_TIME = 8
 
@@ -39,6 +40,23 @@ class MaskOutput:
     frames: Tensor
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The queries that get masks.
+
+    queries: (M, c), mapped to the mask width. boxes: (M, 4) as cx, cy, w, h in [0, 1] of the unpadded image.
+    frames: (M, 4), the same as x0, y0, x1, y1 in pixels of the padded input. image_index: (M,).
+    """
+
+    queries: Tensor
+    boxes: Tensor
+    frames: Tensor
+    image_index: Tensor
+
+    def __getitem__(self, part: slice) -> "Chosen":
+        return Chosen(self.queries[part], self.boxes[part], self.frames[part], self.image_index[part])
+
+
 class MaskNetwork(nn.Module):
     """Masks for chosen queries of a frozen detector.
 
@@ -50,20 +68,15 @@ class MaskNetwork(nn.Module):
         self.config, self.shapes = config, shapes
         self.image_encoder = IMAGE_ENCODERS[config.image_encoder](shapes.feature_widths, config.image_layers)
         d = self.image_encoder.width
-        source = stem_source(config, shapes)
-        self.pixel_stem = PixelStem() if source == "pixels" else None
-        stem_width = {"none": None, "backbone": shapes.stem_width, "pixels": PixelStem.width}[source]
-        self.stem_stride = shapes.stem_stride if source == "backbone" else 4
-        self.fusion = Fusion(d, shapes.strides[0], stem_width, config.neck, config.trainable, self.stem_stride)
+        self.stem = choose_stem(config, shapes)
+        if not config.trainable:
+            _check_widths(d, shapes.query_width, None if self.stem is None else self.stem.width)
+        self.pixel_stem = PixelStem() if self.stem is not None and self.stem.source == "pixels" else None
+        self.fusion = Fusion(d, shapes.strides[0], self.stem, config.neck)
         c = d if config.mask_width is None else config.mask_width
-        if config.mask_width is None and shapes.query_width != d and not config.trainable:
-            raise ValueError(
-                f"the training-free baseline multiplies queries and features as they are: the detector's queries "
-                f"have width {shapes.query_width}, its features {d}"
-            )
         self.map_mapper = nn.Identity() if c == d else nn.Linear(d, c)
         self.query_mapper = nn.Identity() if c == shapes.query_width else nn.Linear(shapes.query_width, c)
-        self.box_encoder = BOX_ENCODERS[config.box_encoder](c, config.box_layers, config.roi_size)
+        self.box_encoder = build_box_encoder(config, c)
         self.query_layers = nn.ModuleList(
             QueryLayer(c, config.query_ffn, config.query_b2o, config.query_o2o) for _ in range(config.query_layers)
         )
@@ -72,79 +85,113 @@ class MaskNetwork(nn.Module):
         self.scoring = MaskScoring(c, config.roi_size, shapes.num_classes) if config.mask_scoring else None
 
     def forward(
-        self, detections: Detections, pixel_mask: Tensor, image_index: Tensor, query_index: Tensor
+        self, detections: Detections, pixel_mask: Tensor | None, image_index: Tensor, query_index: Tensor
     ) -> MaskOutput:
         """Masks of queries `query_index` (M,) of images `image_index` (M,), the latter sorted.
 
-        pixel_mask: (B, H, W), 1 = image. Boxes are relative to the unpadded image and are scaled by its size, so
-        that RoIAlign lands on the same pixels whatever the padding.
-        Mask and indices best lie on the host: then a GPU need not be waited for.
+        pixel_mask: (B, H, W), 1 = image, or None where nothing is padded; then `detections.pixels` tells the size.
+        Boxes are relative to the unpadded image and are scaled by its size, so that RoIAlign lands on the same pixels
+        whatever the padding. Mask and indices best lie on the host: then a GPU need not be waited for.
+        Raises ValueError where detections lack the stem or the pixels that the network needs.
         """
-        features, device = detections.features, detections.queries.device
-        sizes = send(extents(pixel_mask), device)  # (B, 2)
-        padded = bool((pixel_mask == 0).any())
-        image_index, query_index = send(image_index, device), send(query_index, device)
-        stem = detections.stem if self.fusion.uses_stem else None
-        if padded or self.pixel_stem is not None:
-            pixel_mask = send(pixel_mask, device)
-        if self.pixel_stem is not None:
-            assert detections.pixels is not None, "the mask network learns from the pixels, but the detector gave none"
-            stem = self.pixel_stem(detections.pixels, pixel_mask)
-        valid = stem_valid = None
-        if padded:
-            valid = [
-                valid_cells(pixel_mask, level.shape[2:], stride)
-                for level, stride in zip(features, self.shapes.strides, strict=True)
-            ]
-            stem_valid = None if stem is None else valid_cells(pixel_mask, stem.shape[2:], self.stem_stride)
-        encoded = self.image_encoder(features, valid)  # (B, d, H_1, W_1)
-        maps = self.fusion(encoded, stem, valid and valid[0], stem_valid)  # F: (B, d, H/4, W/4)
-        maps = self.map_mapper(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, c, H/4, W/4)
-
-        queries = self.query_mapper(detections.queries[image_index, query_index])  # (M, c)
-        places = detections.boxes[image_index, query_index].float()  # (M, 4)
+        padding = self.padding(detections, pixel_mask)
+        maps = self.maps(detections, padding)
+        device = maps.device
+        chosen = self.choose(detections, padding, send(image_index, device), send(query_index, device))
         if not self.config.roi_align:
-            frames = places.new_tensor([0, 0, maps.shape[3] * self.fusion.stride, maps.shape[2] * self.fusion.stride])
-            return MaskOutput(self.head(queries, maps[image_index]), None, frames.expand(len(places), 4))
-
-        frames = pixel_boxes(places, sizes[image_index])
-        maps = maps.contiguous()  # or RoIAlign makes a copy for every piece
-        pieces = [slice(0, len(frames))]
-        if frames.device.type == "cpu" and not torch.is_grad_enabled() and not self.config.query_o2o:
-            # Boxes do not see each other: few at a time stay in the processor's cache.
-            pieces = [slice(i, i + BOXES_AT_A_TIME) for i in range(0, len(frames), BOXES_AT_A_TIME)] or pieces
-        parts = [
-            self._segment_boxes(maps, queries[part], places[part], frames[part], image_index[part]) for part in pieces
-        ]
-        logits = torch.cat([mask for mask, _ in parts])
-        iou = None if self.scoring is None else torch.cat([score for _, score in parts if score is not None])
+            h, w = maps.shape[2:]
+            frame = chosen.frames.new_tensor([0, 0, w * self.fusion.stride, h * self.fusion.stride])
+            logits = self.head(chosen.queries, maps[chosen.image_index])
+            return MaskOutput(logits, None, frame.expand(len(logits), 4))
+        logits, iou = self.box_masks(maps.contiguous(), chosen)  # or RoIAlign makes a copy for every piece
         if iou is not None and self.shapes.num_classes == 1:  # the classes of a prompt share one score
             iou = iou.expand(-1, detections.logits.shape[-1])
-        return MaskOutput(logits, iou, frames)
+        return MaskOutput(logits, iou, chosen.frames)
 
-    def _segment_boxes(
-        self, maps: Tensor, queries: Tensor, places: Tensor, frames: Tensor, image_index: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """F (B, c, H/4, W/4) and M queries (M, c) with their boxes → mask logits (M, r, r), IoU (M, K) or None."""
-        rois = torch.cat([image_index[:, None].to(frames), frames], 1)
+    def padding(self, detections: Detections, pixel_mask: Tensor | None) -> Padding:
+        """Where the images end; of None, nowhere before their batch does."""
+        if pixel_mask is not None:
+            return Padding.of(pixel_mask, detections.queries.device)
+        if detections.pixels is None:
+            raise ValueError("pixel_mask: found None, and detections without pixels; expected one or the other")
+        return Padding.none(detections.pixels)
+
+    def maps(self, detections: Detections, padding: Padding) -> Tensor:
+        """F of the whole images, mapped to the mask width: (B, c, H/4, W/4)."""
+        stem, stem_valid = None, None
+        if self.stem is not None:
+            stem = detections.stem if self.pixel_stem is None else self._stem_of_pixels(detections, padding)
+            if stem is None:
+                raise ValueError("the mask network adds the backbone's earliest map, but the detections have no stem")
+            stem_valid = padding.cells(stem, self.stem.stride)
+        valid = padding.cells_of_levels(detections.features, self.shapes.strides)
+        encoded = self.image_encoder(detections.features, valid)  # (B, d, H_1, W_1)
+        fused = self.fusion(encoded, stem, None if valid is None else valid[0], stem_valid)  # F: (B, d, H/4, W/4)
+        return self.map_mapper(fused.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def choose(self, detections: Detections, padding: Padding, image_index: Tensor, query_index: Tensor) -> Chosen:
+        """Queries and boxes at the indices (M,), with the boxes in pixels."""
+        boxes = detections.boxes[image_index, query_index].float()
+        return Chosen(
+            queries=self.query_mapper(detections.queries[image_index, query_index]),
+            boxes=boxes,
+            frames=pixel_boxes(boxes, padding.sizes[image_index]),
+            image_index=image_index,
+        )
+
+    def box_masks(self, maps: Tensor, chosen: Chosen) -> tuple[Tensor, Tensor | None]:
+        """F (B, c, H/4, W/4) and M chosen queries → mask logits (M, r, r), IoU (M, K) or None."""
+        grid, pieces = self.box_encoder.grid(maps.device), [chosen]
+        alone = not self.config.query_o2o and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if maps.device.type == "cpu" and alone and len(chosen.queries):
+            # Boxes do not see each other: few at a time stay in the processor's cache.
+            starts = range(0, len(chosen.queries), BOXES_AT_A_TIME)
+            pieces = [chosen[start : start + BOXES_AT_A_TIME] for start in starts]
+        parts = [self._masks_of_piece(maps, piece, grid) for piece in pieces]
+        logits = torch.cat([mask for mask, _ in parts])
+        return logits, None if self.scoring is None else torch.cat([iou for _, iou in parts if iou is not None])
+
+    def _masks_of_piece(self, maps: Tensor, chosen: Chosen, grid: TokenGrid | None) -> tuple[Tensor, Tensor | None]:
+        rois = torch.cat([chosen.image_index[:, None].to(chosen.frames), chosen.frames], 1)
         size = self.config.roi_size
-        boxes = roi_align(  # R: (M, c, r, r)
+        features = roi_align(  # R: (M, c, r, r)
             maps.float(), rois, size, 1 / self.fusion.stride, sampling_ratio=2, aligned=True
         ).to(maps.dtype)
+        queries = chosen.queries
         for index in range(self.config.box_layers):
-            boxes = self.box_encoder.layer(index, boxes)
+            features = self.box_encoder.layer(index, features, grid)
             if self.query_layers:
-                queries = self.query_layers[index](queries, boxes, places, image_index)
-        logits = self.head(queries, boxes)
-        return logits, None if self.scoring is None else self.scoring(logits, boxes)
+                queries = self.query_layers[index](queries, features, chosen.boxes, chosen.image_index)
+        logits = self.head(queries, features)
+        return logits, None if self.scoring is None else self.scoring(logits, features)
+
+    def _stem_of_pixels(self, detections: Detections, padding: Padding) -> Tensor:
+        assert self.pixel_stem is not None
+        if detections.pixels is None:
+            raise ValueError("the mask network learns from the pixels, but the detections have none")
+        return self.pixel_stem(detections.pixels, padding.mask)
 
 
-def pixel_boxes(places: Tensor, sizes: Tensor) -> Tensor:
+def _check_widths(features: int, queries: int, stem: int | None) -> None:
+    """The training-free baseline takes everything as it is, so widths must agree. Raises ValueError."""
+    if stem not in (None, features):
+        raise ValueError(
+            f"the training-free baseline adds C₁ to E₁ as they are: C₁ has {stem} channels, E₁ {features}; "
+            "leave C₁ out with stem = False"
+        )
+    if queries != features:
+        raise ValueError(
+            f"the training-free baseline multiplies queries and features as they are: the detector's queries "
+            f"have width {queries}, its features {features}"
+        )
+
+
+def pixel_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(M, 4) cx, cy, w, h relative to the unpadded image → x0, y0, x1, y1 in pixels of the padded input.
 
     sizes: (M, 2), the unpadded width and height of each box's image.
     Clipped to the image: there is nothing to segment outside, and RoIAlign's cells are better spent within. A box
     that the detector left inside out is empty.
     """
-    places = torch.cat([places[:, :2], places[:, 2:].clamp(min=0)], 1)
-    return box_convert(places, "cxcywh", "xyxy").clamp(0, 1) * sizes.repeat(1, 2).to(places)
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:].clamp(min=0)], 1)
+    return box_convert(boxes, "cxcywh", "xyxy").clamp(0, 1) * sizes.repeat(1, 2).to(boxes)

@@ -22,14 +22,15 @@ class QueryLayer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) if ffn else None
         self.ffn_norm = nn.LayerNorm(width) if ffn else None
 
-    def forward(self, queries: Tensor, boxes: Tensor | None, places: Tensor, image_index: Tensor) -> Tensor:
-        """queries (M, c); boxes (M, c, r, r), or None without RoIAlign; places (M, 4) as cx, cy, w, h in [0, 1];
-        image_index (M,), sorted. Returns (M, c)."""
+    def forward(self, queries: Tensor, features: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """queries (M, c), box features (M, c, r, r), boxes (M, 4) as cx, cy, w, h in [0, 1], image_index (M,) → (M, c).
+
+        Queries of one image see each other, wherever they stand.
+        """
         if self.o2o is not None:
-            queries = self.o2o(queries, places, image_index)
+            queries = self.o2o(queries, boxes, image_index)
         if self.b2o is not None and self.b2o_norm is not None:
-            assert boxes is not None
-            queries = self.b2o_norm(queries + self.b2o(queries, boxes))
+            queries = self.b2o_norm(queries + self.b2o(queries, features))
         if self.ffn is not None and self.ffn_norm is not None:
             queries = self.ffn_norm(queries + self.ffn(queries))
         return queries
@@ -40,34 +41,26 @@ class BoxToObject(nn.Module):
 
     There is one query a box, so it costs less to take the query to the features than their keys and values to the
     query: q · (W x) = (Wᵀ q) · x, and Σ a (V x) = V (Σ a x). The keys' bias shifts all weights alike and so none.
-    as_written: project the features, as the paper's FLOPs count it; the result is the same.
     """
 
     def __init__(self, width: int, heads: int = 8):
         super().__init__()
-        self.num_heads, self.as_written = heads, False
+        self.num_heads = heads
         attention = nn.MultiheadAttention(width, heads, batch_first=True)  # its parameters, under its names
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
         self.out_proj = attention.out_proj
 
-    def forward(self, queries: Tensor, boxes: Tensor) -> Tensor:
-        """queries (M, c), boxes (M, c, r, r) → (M, c)."""
+    def forward(self, queries: Tensor, features: Tensor) -> Tensor:
+        """queries (M, c), box features (M, c, r, r) → (M, c)."""
         M, c = queries.shape
-        tokens = boxes.flatten(2)  # (M, c, r·r)
-        of_query, of_key, of_value = self.in_proj_weight.view(
-            3, self.num_heads, c // self.num_heads, c
-        )  # (H, D, c) each
-        query_bias, key_bias, value_bias = self.in_proj_bias.view(3, self.num_heads, c // self.num_heads)
-        query = (torch.einsum("mc,hdc->mhd", queries, of_query) + query_bias) * (c // self.num_heads) ** -0.5
-        if self.as_written:
-            keys = torch.einsum("mcs,hdc->mhds", tokens, of_key) + key_bias[..., None]
-            values = torch.einsum("mcs,hdc->mhds", tokens, of_value) + value_bias[..., None]
-            weights = (query[:, :, None] @ keys).softmax(-1)  # (M, H, 1, r·r)
-            attended = (weights @ values.transpose(2, 3))[:, :, 0]
-        else:
-            weights = (torch.einsum("mhd,hdc->mhc", query, of_key) @ tokens).softmax(-1)  # (M, H, r·r)
-            seen = weights @ tokens.transpose(1, 2)  # (M, H, c)
-            attended = torch.einsum("mhc,hdc->mhd", seen, of_value) + value_bias
+        H, D = self.num_heads, c // self.num_heads
+        tokens = features.flatten(2)  # (M, c, r·r)
+        of_query, of_key, of_value = self.in_proj_weight.view(3, H, D, c)
+        query_bias, _, value_bias = self.in_proj_bias.view(3, H, D)
+        query = (torch.einsum("mc,hdc->mhd", queries, of_query) + query_bias) * D**-0.5
+        weights = (torch.einsum("mhd,hdc->mhc", query, of_key) @ tokens).softmax(-1)  # (M, H, r·r)
+        seen = weights @ tokens.transpose(1, 2)  # (M, H, c)
+        attended = torch.einsum("mhc,hdc->mhd", seen, of_value) + value_bias
         return self.out_proj(attended.reshape(M, c))
 
 
@@ -80,20 +73,20 @@ class ObjectToObject(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, queries: Tensor, places: Tensor, image_index: Tensor) -> Tensor:
-        """(M, c), (M, 4), (M,) → (M, c)."""
+    def forward(self, queries: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """queries (M, c), boxes (M, 4) as cx, cy, w, h in [0, 1] and the images (M,) they belong to → (M, c)."""
         if not len(queries):
             return queries
-        position = self.position(sine_embedding(places, POSITION_WIDTH).to(queries.dtype))
+        position = self.position(sine_embedding(boxes, POSITION_WIDTH).to(queries.dtype))
         others = image_index[:, None] != image_index  # (M, M): objects of other images are not seen
         keys = queries + position
         attended = self.attention(keys, keys, queries, attn_mask=others, need_weights=False)[0]
         return self.norm(queries + attended)
 
 
-def sine_embedding(places: Tensor, width: int) -> Tensor:
+def sine_embedding(coordinates: Tensor, width: int) -> Tensor:
     """Sines and cosines of (M, 4) coordinates in [0, 1], `width` / 4 numbers a coordinate: (M, width)."""
     count = width // 8
-    frequencies = 2 * math.pi * 10000 ** (-torch.arange(count, device=places.device) / count)
-    angles = places[..., None] * frequencies  # (M, 4, width / 8)
+    frequencies = 2 * math.pi * 10000 ** (-torch.arange(count, device=coordinates.device) / count)
+    angles = coordinates[..., None] * frequencies  # (M, 4, width / 8)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)

@@ -5,28 +5,39 @@ and E₁ upsampled, with nothing added to it, the third: docs/detectors.md has w
 Letters: B images, H × W padded input.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.network.config import MaskNetworkConfig
 
-StemSource = Literal["backbone", "pixels", "none"]
+
+@dataclass(frozen=True)
+class Stem:
+    """What is added to E₁: the backbone's earliest map, or what `PixelStem` makes of the pixels."""
+
+    source: Literal["backbone", "pixels"]
+    width: int  # channels
+    stride: int  # input pixels a cell
 
 
-def stem_source(config: MaskNetworkConfig, shapes: DetectorShapes) -> StemSource:
-    """What is added to E₁. Raises ValueError where it shall be a map that the detector does not have."""
+def choose_stem(config: MaskNetworkConfig, shapes: DetectorShapes) -> Stem | None:
+    """What is added to E₁, None for nothing. Raises ValueError where the detector does not have what is asked for."""
     if not config.stem or shapes.strides[0] <= 4:  # E₁ at stride 4 gets neither neck nor C₁ (Table 16)
-        return "none"
+        return None
+    if config.stem_from == "pixels":
+        return Stem("pixels", PixelStem.width, 4)
     if config.stem_from == "backbone" and shapes.stem_width is None:
         raise ValueError("stem_from 'backbone': the detector has no map finer than E₁; expected 'pixels' or 'auto'")
-    if config.stem_from != "auto":
-        return config.stem_from
-    if shapes.stem_width is None or (shapes.stem_stride > 4 and not config.trainable):
-        return "none"
-    return "backbone" if shapes.stem_stride < shapes.strides[0] else "none"
+    if shapes.stem_width is None:
+        return None
+    backbone = Stem("backbone", shapes.stem_width, shapes.stem_stride)
+    finer = backbone.stride < shapes.strides[0] and (config.trainable or backbone.stride <= 4)
+    return backbone if config.stem_from == "backbone" or finer else None
 
 
 class PixelStem(nn.Module):
@@ -42,8 +53,10 @@ class PixelStem(nn.Module):
         self.first = nn.Conv2d(3, self.hidden, 4, stride=2, padding=1)
         self.second = nn.Conv2d(self.hidden, self.width, 4, stride=2, padding=1)
 
-    def forward(self, pixels: Tensor, pixel_mask: Tensor) -> Tensor:
-        """pixels (B, 3, H, W), pixel_mask (B, H, W), 1 = image → (B, width, ⌈H/4⌉, ⌈W/4⌉)."""
+    def forward(self, pixels: Tensor, pixel_mask: Tensor | None) -> Tensor:
+        """pixels (B, 3, H, W); pixel_mask (B, H, W), 1 = image, None where all is → (B, width, ⌈H/4⌉, ⌈W/4⌉)."""
+        if pixel_mask is None:
+            pixel_mask = torch.ones_like(pixels[:, 0])
         H, W = pixels.shape[2:]
         margin = (0, -W % 4, 0, -H % 4)
         pixels, inside = F.pad(pixels, margin), F.pad(pixel_mask, margin)[:, None].to(pixels.dtype)

@@ -7,10 +7,8 @@ Letters: B maps, S = Σ h_l·w_l value tokens, N queries, H heads, D head width,
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -19,8 +17,10 @@ from torch import Tensor
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
+from mask_frozen_detr.ops.kernel_support import kernel_fault, warn_once
 
 Choice = Literal["auto", "reference"]
+Attend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 VARIABLE = "MASK_FROZEN_DETR_ATTENTION"
 
 
@@ -32,17 +32,38 @@ def deformable_attention(
     value: (B, S, H, D), the levels flattened row by row and joined, level 0 first.
     shapes: (h_l, w_l) of each level.
     locations: (B, N, H, L, P, 2), x and y in [0, 1] of each level's extent (`align_corners=False`: 0 is the
-        outer edge of the first cell). Bilinear; zero outside. Best float32, whatever `value` is.
+        outer edge of the first cell). Bilinear; zero outside; NaN where a location is no finite number. Best float32,
+        whatever `value` is.
     weights: (B, N, H, L, P), usually summing to 1 over (L, P).
 
     Returns (B, N, H·D) of `value`'s type; half precision is summed in float32.
     """
-    attend = deformable_attention_reference
-    if _choice == "auto" and value.is_cuda:
-        attend = _kernels_for(value, locations) or attend
-    elif _choice == "auto" and value.device.type == "cpu" and not torch.compiler.is_compiling():
-        attend = deformable_attention_bags
-    return attend(value, shapes, locations, weights)
+    return implementation(value, locations)(value, shapes, locations, weights)
+
+
+def implementation(value: Tensor, locations: Tensor) -> Attend:
+    """The function that `deformable_attention` runs for these tensors, by the device that they are on."""
+    device = value.device
+    if _choice == "reference" or torch.compiler.is_exporting():
+        return deformable_attention_reference
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        return deformable_attention_bags
+    if device.type == "cuda" and not torch.are_deterministic_algorithms_enabled() and kernels_run(device):
+        # Kernels add up in any order: they are not for who wants the same bits each time.
+        from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton, misfit
+
+        reason = misfit(value, locations)
+        if reason is None:
+            return deformable_attention_triton
+        warn_once(reason)
+    return deformable_attention_reference
+
+
+def kernels_run(device: torch.device) -> bool:
+    """Whether `deformable_attention` runs in kernels on a device. Compiles one to see: seconds, the first time."""
+    if _choice == "reference" or device.type != "cuda":
+        return False
+    return kernel_fault(torch.cuda.current_device() if device.index is None else device.index) is None
 
 
 def deformable_attention_reference(
@@ -53,8 +74,10 @@ def deformable_attention_reference(
     N, P = locations.shape[1], locations.shape[4]
     # Half-precision locations would be off by a good part of a cell.
     precision = torch.promote_types(value.dtype, torch.float32)
-    grids = 2 * locations.to(precision) - 1
-    output = torch.zeros((), dtype=precision, device=value.device)
+    locations = locations.to(precision)
+    grids = 2 * locations - 1
+    # Zero; NaN where a location is no finite number, for which grid_sample gives NaN on a CPU, but zero on a GPU.
+    output = 0 * locations.detach().sum((3, 4, 5)).transpose(1, 2).reshape(B * H, 1, N)
     levels = value.split([h * w for h, w in shapes], dim=1)
     for level, ((h, w), level_value) in enumerate(zip(shapes, levels, strict=True)):
         maps = level_value.permute(0, 2, 3, 1).reshape(B * H, D, h, w).to(precision)
@@ -74,55 +97,6 @@ def attention_choice(choice: Choice) -> Iterator[None]:
         yield
     finally:
         _choice = before
-
-
-def kernels_run(device: torch.device) -> bool:
-    """Whether `deformable_attention` runs in kernels on a device. Compiles one to see: seconds, the first time."""
-    if _choice == "reference" or device.type != "cuda":
-        return False
-    return _kernels_on(torch.cuda.current_device() if device.index is None else device.index)
-
-
-def _kernels_for(value: Tensor, locations: Tensor) -> Callable[..., Tensor] | None:
-    """The kernels, where they take these tensors."""
-    if torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled():  # they add up in any order
-        return None
-    if not _kernels_on(value.get_device()):
-        return None
-    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton, fits
-
-    return deformable_attention_triton if fits(value, locations) else None
-
-
-@torch.compiler.assume_constant_result  # torch.compile asks, and does not trace the answer
-def _kernels_on(index: int) -> bool:
-    return _try_kernels(index)
-
-
-@lru_cache(maxsize=64)
-def _try_kernels(index: int) -> bool:
-    """Whether a GPU and what is installed run the kernels: found out once, by running them on one point."""
-    if torch.version.cuda is None or torch.cuda.get_device_capability(index) < (8, 0):
-        return False  # Triton supports no NVIDIA GPU before Ampere; AMD's have not been tried
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    from mask_frozen_detr.ops.deformable_attention_triton import deformable_attention_triton
-
-    try:
-        with torch.no_grad():
-            value, weights = torch.ones(1, 1, 1, 16, device=index), torch.ones(1, 1, 1, 1, 1, device=index)
-            centre = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=index)
-            read = deformable_attention_triton(value, [(1, 1)], centre, weights)
-            return bool((read == 1).all())
-    except Exception as error:  # Triton raises what it likes: no C compiler, no writable cache, an unknown card …
-        warnings.warn(
-            f"deformable attention runs without its Triton kernels, several times slower: {type(error).__name__}: "
-            f"{error}",
-            stacklevel=2,
-        )
-        return False
 
 
 def _checked(choice: str, source: str) -> Choice:

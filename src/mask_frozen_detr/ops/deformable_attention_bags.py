@@ -82,11 +82,11 @@ def products(left: Tensor, right: Tensor, rows: Tensor) -> Tensor:
 
 
 class Corners(Function):
-    """Where samples read, and how much of each.
+    """From where samples lie to the rows of the table that they read, and the share of each.
 
-    locations (B, N, H, L, P, 2), weights (B, N, H, L, P), (h, w) of each level, T rows of a bordered image → rows of
-    the table (B·N·H, 4, L·P) and the share that each has (B·N·H, 4, L·P). Corners: left and right of the upper row,
-    then of the lower one. By hand, since autograd would keep a dozen tensors of that size.
+    locations (B, N, H, L, P, 2), weights (B, N, H, L, P), (h, w) of each level, T rows of a bordered image → rows and
+    shares, both (B·N·H, 4, L·P). The four corners are left and right of the upper line of cells, then of the lower.
+    Both passes are written by hand, since autograd would keep a dozen tensors of that size.
     """
 
     @staticmethod
@@ -97,13 +97,10 @@ class Corners(Function):
         each = P if L > 1 else 1  # of one level one number does for all
         heights, widths = locations.new_tensor(shapes).repeat_interleave(each, 0).unbind(1)  # (L·P,) or (1,)
         x, y = locations.reshape(B * N * H, L * P, 2).unbind(-1)
+        left, x = along(x, widths)
+        upper, y = along(y, heights)
+
         weights = weights.reshape(B * N * H, L * P)
-        half, edge = x.new_tensor(-0.5), x.new_tensor(float(-BORDER))
-        x = torch.addcmul(half, x, widths).clamp_(min=edge, max=widths)
-        y = torch.addcmul(half, y, heights).clamp_(min=edge, max=heights)
-        left, upper = x.floor(), y.floor()
-        x.sub_(left)  # of the way to the next cell
-        y.sub_(upper)
         lower = y * weights
         columns, lines = torch.stack([1 - x, x], 1), torch.stack([weights - lower, lower], 1)  # (B·N·H, 2, L·P)
         shares = (lines[:, :, None] * columns[:, None]).flatten(1, 2)
@@ -111,16 +108,14 @@ class Corners(Function):
         ctx.shape = locations.shape
 
         kind = torch.int32 if B * rows_an_image * H < 2**31 - 2**24 else torch.int64
-        pitch = widths.to(kind) + 2 * BORDER
+        pitch = widths.to(kind) + 2 * BORDER  # cells in a line of a bordered level
         sizes = [(h + 2 * BORDER) * (w + 2 * BORDER) for h, w in shapes]
-        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).to(kind).repeat_interleave(each) + BORDER * (pitch + 1)
-        first = torch.arange(B)[:, None, None] * (rows_an_image * H) + torch.arange(H)  # (B, 1, H)
-        cells = upper.to(kind).mul_(pitch).add_(left.to(kind)).add_(starts).mul_(H)
-        cells.view(B, N, H, L * P).add_(first.to(kind)[..., None])
-        steps = H * torch.stack([torch.zeros_like(pitch), torch.ones_like(pitch), pitch, pitch + 1])  # (4, L·P)
-        # What is not a number may be anywhere, but within the table: what it reads is no number either.
-        cells.clamp_(min=torch.zeros_like(pitch), max=B * rows_an_image * H - 1 - steps[3])
-        rows = cells[:, None] + steps
+        origins = torch.tensor([0, *sizes[:-1]]).cumsum(0).to(kind).repeat_interleave(each) + BORDER * (pitch + 1)
+        cells = upper.to(kind).mul_(pitch).add_(left.to(kind)).add_(origins).mul_(H)  # a cell has a row a head
+        heads = torch.arange(B)[:, None, None] * (rows_an_image * H) + torch.arange(H)  # (B, 1, H)
+        cells.view(B, N, H, L * P).add_(heads.to(kind)[..., None])
+        corners = H * torch.stack([torch.zeros_like(pitch), torch.ones_like(pitch), pitch, pitch + 1])  # (4, L·P)
+        rows = cells[:, None] + corners
         ctx.mark_non_differentiable(rows)
         return rows, shares
 
@@ -133,3 +128,21 @@ class Corners(Function):
         of_y = (lower - upper).mul_(weights).mul_(heights)
         of_locations, of_weights = torch.stack([of_x, of_y], -1), upper.lerp(lower, y)
         return of_locations.view(ctx.shape), of_weights.view(ctx.shape[:-1]), None, None
+
+
+def along(places: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """One axis, places in [0, 1] of maps of `sizes` cells → the cell before each, and the way from there to the next.
+
+    Cells lie from -BORDER to `sizes`, the way between their centres is 0 to 1. A place that is no finite number is in
+    the border and its way is NaN: so is all that is made of it, but no cell learns from it.
+    """
+    ways = torch.addcmul(places.new_tensor(-0.5), places, sizes)
+    lost = None if ways.sum().isfinite() else ~ways.isfinite()
+    if lost is not None:
+        ways.masked_fill_(lost, -BORDER)
+    ways.clamp_(min=places.new_tensor(float(-BORDER)), max=sizes)
+    cells = ways.floor()
+    ways.sub_(cells)
+    if lost is not None:
+        ways.masked_fill_(lost, torch.nan)
+    return cells, ways

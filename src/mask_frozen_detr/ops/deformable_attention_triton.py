@@ -24,20 +24,32 @@ FORWARD, BACKWARD = (1024, 4), (512, 4)
 
 
 @triton.jit
-def _point(locations, weights, place, in_block, height, width):
+def _point(locations, weights, point, in_block, height, width):
     """x, y of a block's points in cells of the map, 0 = the first cell's centre, and their weights."""
-    x = tl.load(locations + 2 * place, mask=in_block, other=0.0).to(tl.float32) * width - 0.5
-    y = tl.load(locations + 2 * place + 1, mask=in_block, other=0.0).to(tl.float32) * height - 0.5
-    # A cell beyond the border everything reads zero; so far, and no farther, a float goes into an int safely.
-    x = tl.minimum(tl.maximum(x, -2.0), width + 1.0)
-    y = tl.minimum(tl.maximum(y, -2.0), height + 1.0)
-    return x, y, tl.load(weights + place, mask=in_block, other=0.0).to(tl.float32)
+    x = tl.load(locations + 2 * point, mask=in_block, other=0.0).to(tl.float32) * width - 0.5
+    y = tl.load(locations + 2 * point + 1, mask=in_block, other=0.0).to(tl.float32) * height - 0.5
+    return x, y, tl.load(weights + point, mask=in_block, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _along(x, size):
+    """One axis: the cell before each position, as a float, and how far it is from there to the next cell's centre.
+
+    From two cells beyond the border on everything reads zero; so far, and no farther, a float goes into an int safely.
+    What is no finite number is put there, and its way is NaN: so is all that is made of it, but no cell learns from
+    it. Maximum and minimum would do for neither: on a GPU they drop NaN.
+    """
+    finite = tl.abs(x) < float("inf")  # False for NaN
+    near = tl.minimum(tl.maximum(tl.where(finite, x, -2.0), -2.0), size + 1.0)
+    cell = tl.floor(near)
+    return cell, tl.where(finite, near - cell, float("nan"))
 
 
 @triton.jit
 def _cells(x, y, start, height, width, in_block):
     """The four cells around x, y: tokens of the two left ones, whether each is on the map, and x, y between them."""
-    left, top = tl.floor(x), tl.floor(y)
+    left, fx = _along(x, width)
+    top, fy = _along(y, height)
     on_left, on_right = (left >= 0) & (left < width) & in_block, (left >= -1) & (left < width - 1) & in_block
     on_top, on_bottom = (top >= 0) & (top < height), (top >= -1) & (top < height - 1)
     upper = start + top.to(tl.int32) * width.to(tl.int32) + left.to(tl.int32)
@@ -48,22 +60,22 @@ def _cells(x, y, start, height, width, in_block):
         on_right & on_top,
         on_left & on_bottom,
         on_right & on_bottom,
-        x - left,
-        y - top,
+        fx,
+        fy,
     )
 
 
 @triton.jit
 def _read(base, tokens, on_map, d, row: tl.constexpr, D: tl.constexpr):
     """(BLOCK, padded D) float32 values of tokens (BLOCK,); zero off the map."""
-    places = tokens[:, None] * row + d[None, :]
-    return tl.load(base + places, mask=on_map[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+    at = tokens[:, None] * row + d[None, :]
+    return tl.load(base + at, mask=on_map[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _add(base, tokens, on_map, d, values, row: tl.constexpr, D: tl.constexpr):
-    places = tokens[:, None] * row + d[None, :]
-    tl.atomic_add(base + places, values, mask=on_map[:, None] & (d < D)[None, :], sem="relaxed")
+    at = tokens[:, None] * row + d[None, :]
+    tl.atomic_add(base + at, values, mask=on_map[:, None] & (d < D)[None, :], sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["S", "N", "blocks"])
@@ -95,16 +107,16 @@ def _forward(
         height, width = tl.load(levels + 3 * level).to(tl.float32), tl.load(levels + 3 * level + 1).to(tl.float32)
         start = tl.load(levels + 3 * level + 2)
         for p in tl.static_range(P):
-            place = (query * H + head) * (L * P) + level * P + p
-            x, y, weight = _point(locations, weights, place, in_block, height, width)
+            point = (query * H + head) * (L * P) + level * P + p
+            x, y, weight = _point(locations, weights, point, in_block, height, width)
             upper, lower, on_00, on_01, on_10, on_11, fx, fy = _cells(x, y, start, height, width, in_block)
             total += _read(value, upper, on_00, d, H * D, D) * (weight * (1 - fx) * (1 - fy))[:, None]
             total += _read(value, upper + 1, on_01, d, H * D, D) * (weight * fx * (1 - fy))[:, None]
             total += _read(value, lower, on_10, d, H * D, D) * (weight * (1 - fx) * fy)[:, None]
             total += _read(value, lower + 1, on_11, d, H * D, D) * (weight * fx * fy)[:, None]
     output += b * N * (H * D) + head * D
-    places = query[:, None] * (H * D) + d[None, :]
-    tl.store(output + places, total.to(output.dtype.element_ty), mask=in_block[:, None] & (d < D)[None, :])
+    at = query[:, None] * (H * D) + d[None, :]
+    tl.store(output + at, total.to(output.dtype.element_ty), mask=in_block[:, None] & (d < D)[None, :])
 
 
 @triton.jit(do_not_specialize=["S", "N", "blocks"])
@@ -142,8 +154,8 @@ def _backward(
         height, width = tl.load(levels + 3 * level).to(tl.float32), tl.load(levels + 3 * level + 1).to(tl.float32)
         start = tl.load(levels + 3 * level + 2)
         for p in tl.static_range(P):
-            place = (query * H + head) * (L * P) + level * P + p
-            x, y, weight = _point(locations, weights, place, in_block, height, width)
+            point = (query * H + head) * (L * P) + level * P + p
+            x, y, weight = _point(locations, weights, point, in_block, height, width)
             upper, lower, on_00, on_01, on_10, on_11, fx, fy = _cells(x, y, start, height, width, in_block)
             v_00 = _read(value, upper, on_00, d, H * D, D)
             v_01 = _read(value, upper + 1, on_01, d, H * D, D)
@@ -157,9 +169,9 @@ def _backward(
             g_weight = tl.sum(g * (top + fy[:, None] * slope_y), 1)
             g_x = tl.sum(g * slope_x, 1) * weight * width
             g_y = tl.sum(g * slope_y, 1) * weight * height
-            tl.store(grad_weights + place, g_weight.to(grad_weights.dtype.element_ty), mask=in_block)
-            tl.store(grad_locations + 2 * place, g_x.to(grad_locations.dtype.element_ty), mask=in_block)
-            tl.store(grad_locations + 2 * place + 1, g_y.to(grad_locations.dtype.element_ty), mask=in_block)
+            tl.store(grad_weights + point, g_weight.to(grad_weights.dtype.element_ty), mask=in_block)
+            tl.store(grad_locations + 2 * point, g_x.to(grad_locations.dtype.element_ty), mask=in_block)
+            tl.store(grad_locations + 2 * point + 1, g_y.to(grad_locations.dtype.element_ty), mask=in_block)
             # Other queries read the same cells: only here do programs meet.
             _add(grad_value, upper, on_00, d, g * (weight * (1 - fx) * (1 - fy))[:, None], H * D, D)
             _add(grad_value, upper + 1, on_01, d, g * (weight * fx * (1 - fy))[:, None], H * D, D)
@@ -167,18 +179,27 @@ def _backward(
             _add(grad_value, lower + 1, on_11, d, g * (weight * fx * fy)[:, None], H * D, D)
 
 
-def fits(value: Tensor, locations: Tensor) -> bool:
-    """Whether the kernels take these: float32 or half precision, heads to 64 wide, a map within 31 bits."""
+def misfit(value: Tensor, locations: Tensor) -> str | None:
+    """Why the kernels do not take these tensors, None where they do.
+
+    They take float32 and half precision, heads up to 64 wide, and maps that 31 bits count.
+    """
     _, S, H, D = value.shape
     _, N, _, L, P, _ = locations.shape
-    within = max(S * H * D, N * H * D, N * H * L * P * 2) < 1 << 31
-    return value.dtype in DTYPES and locations.dtype in DTYPES and D <= MAX_HEAD_WIDTH and within
+    for dtype in (value.dtype, locations.dtype):
+        if dtype not in DTYPES:
+            return f"found {dtype}, expected float32, bfloat16 or float16"
+    if D > MAX_HEAD_WIDTH:
+        return f"found heads {D} wide, expected at most {MAX_HEAD_WIDTH}"
+    if max(S * H * D, N * H * D, N * H * L * P * 2) >= 1 << 31:
+        return "found a map of 2³¹ numbers or more"
+    return None
 
 
 def deformable_attention_triton(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As `deformable_attention`, for tensors on one GPU that `fits` (on the CPU in Triton's interpreter)."""
+    """As `deformable_attention`, for tensors on one GPU without `misfit` (on the CPU in Triton's interpreter)."""
     return _attend(value, [side for shape in shapes for side in shape], locations, weights)
 
 

@@ -16,17 +16,17 @@ def level_sizes(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tens
     return send(torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32), device)
 
 
-def reference_points(shapes: Sequence[tuple[int, int]], valid_sizes: Tensor | None, device: torch.device) -> Tensor:
+def reference_points(shapes: Sequence[tuple[int, int]], sizes: Tensor, valid_sizes: Tensor | None = None) -> Tensor:
     """Where each token looks first: its own place, on every level. (B or 1, S, L, 2) in [0, 1].
 
+    shapes: (h, w) of each level; sizes: the same as `level_sizes` puts them on the device.
     valid_sizes: (B, L, 2), the unpadded (w, h) of each level in cells; None where nothing is padded. A token at
     a fraction of the *unpadded* extent of its level refers to the same fraction on all others, so that an image
     alone and the same image in a padded batch sample the same pixels.
     """
-    sizes = level_sizes(shapes, device)
     extents = sizes[None] if valid_sizes is None else valid_sizes.to(torch.float32)
     own = torch.cat(
-        [cell_centres(h, w, device)[None] / extents[:, level, None] for level, (h, w) in enumerate(shapes)], 1
+        [cell_centres(h, w, sizes.device)[None] / extents[:, level, None] for level, (h, w) in enumerate(shapes)], 1
     )  # (B, S, 2)
     return own[:, :, None] * (extents / sizes)[:, None]
 

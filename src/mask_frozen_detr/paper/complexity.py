@@ -11,12 +11,14 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
+from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
 from mask_frozen_detr.network.image_encoder import DeformableImageEncoder
 from mask_frozen_detr.network.query_encoder import BoxToObject
 from mask_frozen_detr.paper.tables import REPEATED, PaperRow, paper_rows
@@ -86,11 +88,46 @@ def complexity(
 
 
 def as_written(network: MaskNetwork) -> MaskNetwork:
-    """The same network without our shortcuts, as the paper counts it; what it computes is the same."""
-    for module in network.modules():
-        if isinstance(module, BoxToObject | DeformableImageEncoder):
-            module.as_written = True
+    """Put the paper's operations in the place of our shortcuts, to count them; what the network computes is the same.
+
+    The network itself is changed, and keeps its parameters.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, BoxToObject):
+            network.set_submodule(name, BoxToObjectAsWritten(module))
+        elif isinstance(module, DeformableImageEncoder):
+            module.layers[-1] = LayerOnAllTokens(module.layers[-1])
     return network
+
+
+class BoxToObjectAsWritten(nn.Module):
+    """Equation 11 by torch's own attention: a key and a value of each of a box's features."""
+
+    def __init__(self, shortcut: BoxToObject):
+        super().__init__()
+        width, device = shortcut.in_proj_weight.shape[1], shortcut.in_proj_weight.device
+        self.attention = nn.MultiheadAttention(width, shortcut.num_heads, batch_first=True, device=device)
+        self.attention.in_proj_weight, self.attention.in_proj_bias = shortcut.in_proj_weight, shortcut.in_proj_bias
+        self.attention.out_proj = shortcut.out_proj
+        self.train(shortcut.training)
+
+    def forward(self, queries: Tensor, features: Tensor) -> Tensor:
+        """queries (M, c), box features (M, c, r, r) → (M, c)."""
+        tokens = features.flatten(2).transpose(1, 2)  # (M, r·r, c)
+        return self.attention(queries[:, None], tokens, tokens, need_weights=False)[0][:, 0]
+
+
+class LayerOnAllTokens(nn.Module):
+    """A last layer that refines all levels, also those that nobody reads after it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        assert isinstance(layer, DeformableLayer)
+        self.layer = layer
+
+    def forward(self, tokens: Tensor, grid: TokenGrid, count: int) -> Tensor:
+        """(B, S, d) → (B, S, d); count: how many of them go on."""
+        return self.layer(tokens, grid)
 
 
 def count_macs(run: Callable[[], Any]) -> int:

@@ -15,7 +15,7 @@ from mask_frozen_detr.detectors.base import FrozenDetector
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.network.stem import stem_source
+from mask_frozen_detr.network.stem import choose_stem
 from mask_frozen_detr.paper.config import Budget, ReproduceConfig
 from mask_frozen_detr.paper.recipes import Recipe, recipes
 from mask_frozen_detr.paper.tables import PAPER, PaperRow, paper_rows
@@ -111,7 +111,7 @@ def plan_rows(table: int, config: ReproduceConfig, detector_at: Callable[[int], 
             detector = detector_at(one.encoder_layer)
             name = detector.info.identity.name
             network = MaskFrozenDetr.build(detector, one.network).network
-            if one.kind == "evaluate" and one.network.stem and stem_source(one.network, detector.shapes) == "none":
+            if one.kind == "evaluate" and one.network.stem and choose_stem(one.network, detector.shapes) is None:
                 raise UserError("it adds C₁, and this detector has no map at stride 4 beside E₁")
         except UserError as error:
             why = str(error).removeprefix(f"{name}: ")
@@ -154,7 +154,7 @@ def _what_runs(row: PlannedRow, detector: FrozenDetector) -> tuple:
     """Equal for two rows that come to the same on this detector."""
     network = row.network
     assert network is not None
-    if network.trainable and stem_source(network, detector.shapes) == "none":
+    if network.trainable and choose_stem(network, detector.shapes) is None:
         network = replace(network, stem=False, neck=False)
     return row.kind, network, row.training, row.finetune, row.share, detector.info.identity.encoder_layer
 

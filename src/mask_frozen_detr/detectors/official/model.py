@@ -109,7 +109,7 @@ class OfficialDetr(nn.Module):
             ],
             1,
         )
-        references = reference_points(levels.shapes, levels.valid_sizes, tokens.device)
+        references = reference_points(levels.shapes, levels.sizes, levels.valid_sizes)
         return self.transformer.encoder(tokens, position, references, levels, self.encoder_layer)
 
     def propose(self, memory: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
