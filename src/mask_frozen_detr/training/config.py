@@ -42,9 +42,10 @@ class AugmentConfig:
     """
 
     flip: bool = True
-    multi_scale: bool = True  # shorter side 480 … 800, where the detector takes any size; off: the detector's own
+    # Random sizes of 60 to 100 % of the detector's own (480 … 800 of 800), where it takes any size; off: its own size.
+    multi_scale: bool = True
     crop: bool = True  # half of the time, a random crop of 384 … 600 first
-    large_scale_jitter: bool = False  # instead of the two: resize 0.1 … 2.0, crop 1024
+    large_scale_jitter: bool = False  # instead of the two: 0.1 to 2 times as large, where the detector takes any size
     colour_jitter: float = 0.0  # largest relative change of brightness, contrast and saturation
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class TrainConfig:
     warmup: int = 0  # iterations of linear warm-up
     clip: float = 1.0  # largest gradient norm; 0 = no clipping
     min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out; 0 takes them all
-    ema: float = 0.0  # decay of a running mean of the weights, which is then saved and evaluated; 0 = none
+    ema: float = 0.0  # decay of a running mean of the weights (it ramps up), which is saved and evaluated; 0 = none
     finetune: FineTune = "none"  # what of the detector learns, too: partial is all but the backbone (Table 11)
     precision: Precision = "auto"  # auto: bf16 on a GPU or CPU that computes in it, else fp32
     seed: int = 0
