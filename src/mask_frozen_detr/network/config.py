@@ -28,22 +28,38 @@ class MaskNetworkConfig:
     Raises ValueError where a combination makes no sense, with the reason.
     """
 
-    image_encoder: EncoderKind = "deformable"  # Table 2
-    image_layers: int = 2  # Tables 2 and 16
-    box_encoder: EncoderKind = "deformable"  # Table 3
-    box_layers: int = 2  # Tables 3 and 16; the query encoder has as many
-    mask_width: int | None = 128  # c of Table 4; None leaves the detector's width, without a channel mapper
-    query_ffn: bool = True  # Table 5
-    query_b2o: bool = True  # box-to-object attention, equation 11
-    query_o2o: bool = False  # object-to-object attention, equation 10: lowers AP in the paper
-    roi_align: bool = True  # Table 1; off = equation 1
-    roi_size: int = 32  # r of Table 10
-    stem: bool = True  # add the backbone's stride-4 map C₁ to E₁ (Table 1)
-    # C₁ of the backbone, or a stem learned from the pixels; auto: the backbone's earliest map where it is finer than E₁
+    # What refines the detector's maps (Table 2): deformable is best and slowest, convnext the fastest that learns.
+    image_encoder: EncoderKind = "deformable"
+    # Its layers (Tables 2 and 16); 0 goes with none.
+    image_layers: int = 2
+    # What refines the piece of the maps in each box (Table 3): worth most; convnext is faster on a CPU.
+    box_encoder: EncoderKind = "deformable"
+    # Its layers (Tables 3 and 16); the query encoder has as many.
+    box_layers: int = 2
+    # c, the channels of masks (Table 4): fewer are faster; None takes the detector's own width.
+    mask_width: int | None = 128
+    # Refine each query by a feed-forward network (Table 5).
+    query_ffn: bool = True
+    # Let each query look at its box (box-to-object attention, equation 11).
+    query_b2o: bool = True
+    # Let queries look at each other (object-to-object attention, equation 10): lowers AP in the paper.
+    query_o2o: bool = False
+    # Make masks within boxes (Table 1); off, over the whole image (equation 1).
+    roi_align: bool = True
+    # r, the cells of a box's side (Table 10): 16 is several times faster than 32.
+    roi_size: int = 32
+    # Add the backbone's stride-4 map C₁ to E₁ (Table 1).
+    stem: bool = True
+    # C₁ of the backbone, or a stem learned from the pixels; auto takes the backbone's earliest map where it is finer
+    # than E₁.
     stem_from: StemKind = "auto"
-    neck: bool = True  # 1 × 1 conv and GroupNorm on C₁, equation 14 (Table 12)
-    head: HeadKind = "dot-product"  # Table 14
-    mask_scoring: bool = True  # equations 12 and 13; off = equation 2 (Table 12)
+    # Normalise C₁ before it is added (equation 14, Table 12).
+    neck: bool = True
+    # How a query meets its box's features (Table 14).
+    head: HeadKind = "dot-product"
+    # Predict each mask's IoU and score by it (equations 12 and 13); off scores by equation 2, which serves small data
+    # (Table 12).
+    mask_scoring: bool = True
 
     def __post_init__(self) -> None:
         for name in BOOLEANS:

@@ -19,23 +19,37 @@ class ReproduceConfig:
     Rates differ from the paper's (1.5e-4, no warm-up, no mean), with which little is learned within minutes.
     """
 
-    budget: str = "10m"  # of each row and seed: a time (90s, 10m, 1.5h) or iterations (300it)
-    # What rows get equally much of. iterations: all rows as many as the slowest one (a few steps of each are timed
-    # first) manages in the budget. time: each row as many as it manages itself.
+    # Of each row and seed: a time (90s, 10m, 1.5h) or iterations (300it).
+    budget: str = "10m"
+    # What rows get equally much of. iterations: all as many as the slowest one (a few steps of each are timed first)
+    # manages in the budget. time: each as many as it manages itself.
     equal: Literal["iterations", "time"] = "iterations"
-    seeds: int = 1  # 3 = seeds 0, 1 and 2; may grow later
+    # How often each row is trained: 3 takes seeds 0, 1 and 2; may grow later.
+    seeds: int = 1
+    # Learning rate of all rows.
     lr: float = 2e-3
-    warmup: int = 30  # iterations, at most a quarter of the run
-    ema: float = 0.98  # decay of the running mean of the weights, which is evaluated; 0 = none
-    batch: int = 2  # images a step
+    # Iterations over which the rate rises, at most a quarter of the run.
+    warmup: int = 30
+    # Decay of the running mean of the weights, which is evaluated; 0 takes the last weights.
+    ema: float = 0.98
+    # Images a step.
+    batch: int = 2
+    # auto takes bf16 on a GPU or CPU that computes in it, else fp32.
     precision: Precision = "auto"
-    min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out of training
-    roi_size: int | None = None  # another RoIAlign size in all rows: 16 trains faster on a CPU
-    workers: int = -1  # loader processes; -1: by the machine
-    max_detections: int = 100  # boxes an image that get masks in evaluation
-    eval_threshold: float = 0.0  # evaluation leaves out what the detector scores at most this: faster
-    eval_batch: int = 1  # images a forward pass of evaluation
-    max_images: int = 0  # evaluate the first so many val images; 0 = all
+    # Objects whose matched box overlaps the truth by less are left out of training.
+    min_box_iou: float = 0.5
+    # Another RoIAlign size in all rows: 16 trains faster on a CPU.
+    roi_size: int | None = None
+    # Processes that load images; -1 chooses by the machine.
+    workers: int = -1
+    # Boxes an image that get masks in evaluation.
+    max_detections: int = 100
+    # Evaluation leaves out what the detector scores at most this: faster, and AP may drop.
+    eval_threshold: float = 0.0
+    # Images a forward pass of evaluation.
+    eval_batch: int = 1
+    # Evaluate the first so many val images; 0 takes all.
+    max_images: int = 0
 
     def __post_init__(self) -> None:
         read_budget(self.budget)

@@ -6,7 +6,7 @@ Rows without training (Table 1) are what `evaluate DETECTOR DATA` measures.
 import difflib
 from dataclasses import dataclass, replace
 
-from mask_frozen_detr.detectors.official import OFFICIAL_NAMES
+from mask_frozen_detr.detectors.official.names import OFFICIAL_NAMES
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.paper.tables import PAPER, TRAINING, PaperRow

@@ -15,13 +15,21 @@ MOST_SEED = (1 << 32) - 1  # numpy's
 class LossConfig:
     """Weights are the field's usual ones; k and β are PointRend's. Raises UserError for what makes no sense."""
 
+    # Weight of the cross-entropy of each point: raise it for crisper masks, lower it (2) when the loss is taken on
+    # all points.
     bce_weight: float = 5.0
+    # Weight of the dice loss, which judges a mask as a whole: raise it where objects are small or thin.
     dice_weight: float = 5.0
+    # Weight of the loss by which mask scoring learns; without scoring it has no effect.
     iou_weight: float = 1.0
-    sampled_points: bool = True  # off: every cell of the mask (Table 12, second row)
-    point_fraction: float = 0.25  # N as a share of the mask's r · r points
-    oversample: float = 3.0  # k
-    importance: float = 0.75  # β
+    # Learn on the most uncertain points; off, on every cell of the mask (Table 12), which serves small data.
+    sampled_points: bool = True
+    # N, the points of a mask that its loss is read at, as a share of its r × r cells.
+    point_fraction: float = 0.25
+    # k: of k · N random points the most uncertain are kept; more look closer at borders.
+    oversample: float = 3.0
+    # β: the share of points that is chosen by uncertainty; the rest is drawn at random.
+    importance: float = 0.75
 
     def __post_init__(self) -> None:
         for name in ("bce_weight", "dice_weight", "iou_weight"):
@@ -41,12 +49,17 @@ class AugmentConfig:
     Sizes are the paper's, for detectors that resize images to 800 pixels; with others they scale.
     """
 
+    # Mirror half of the images; off where left and right matter, as for text.
     flip: bool = True
-    # Random sizes of 60 to 100 % of the detector's own (480 … 800 of 800), where it takes any size; off: its own size.
+    # Draw sizes (the paper's shorter side of 480 … 800, scaled to the detector's own), where the detector takes any
+    # size; off, the detector's own size.
     multi_scale: bool = True
-    crop: bool = True  # half of the time, a random crop of 384 … 600 first
-    large_scale_jitter: bool = False  # instead of the two: 0.1 to 2 times as large, where the detector takes any size
-    colour_jitter: float = 0.0  # largest relative change of brightness, contrast and saturation
+    # Half of the time, a random crop (384 … 600 in the paper) first.
+    crop: bool = True
+    # Instead of the two: resize by 0.1 … 2.0 and cut out a square (Table 13); for large data.
+    large_scale_jitter: bool = False
+    # Largest relative change of brightness, contrast and saturation; 0 leaves colours alone.
+    colour_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "multi_scale", "crop", "large_scale_jitter"):
@@ -66,27 +79,51 @@ class TrainConfig:
     Raises UserError for what makes no sense.
     """
 
-    iterations: int | None = None  # optimiser steps; None: by epochs
-    epochs: float = 6.0  # passes over the training images (Table 9)
-    batch: int = 2  # images a step, over all processes (Table 8)
-    accumulate: int = 1  # each process splits its share of the batch into so many forward passes
+    # How many steps to train; by default as many as the epochs take.
+    iterations: int | None = None
+    # Passes over the training images (Table 9), where iterations are not given.
+    epochs: float = 6.0
+    # Images a step, over all processes (Table 8): more learn more steadily, and need memory.
+    batch: int = 2
+    # Split a process's share of the batch into so many forward passes, where memory is short.
+    accumulate: int = 1
+    # Learning rate. The paper's default is for days of training; for runs of minutes take 1.5e-3 to 2e-3 with a
+    # warm-up.
     lr: float = 1.5e-4
+    # AdamW's decays of its two means of gradients; there is seldom a reason to change them.
     betas: tuple[float, float] = (0.9, 0.999)
+    # How strongly weights are drawn to zero; raise it where few images are learned by heart.
     weight_decay: float = 5e-5
-    drops: tuple[float, ...] = (0.9, 0.95)  # shares of the run after which the rate is divided by 10
-    warmup: int = 0  # iterations of linear warm-up
-    clip: float = 1.0  # largest gradient norm; 0 = no clipping
-    min_box_iou: float = 0.5  # matched boxes that overlap the truth by less are left out; 0 takes them all
-    ema: float = 0.0  # decay of a running mean of the weights (it ramps up), which is saved and evaluated; 0 = none
-    finetune: FineTune = "none"  # what of the detector learns, too: partial is all but the backbone (Table 11)
-    precision: Precision = "auto"  # auto: bf16 on a GPU or CPU that computes in it, else fp32
+    # Shares of the run after which the rate is divided by 10.
+    drops: tuple[float, ...] = (0.9, 0.95)
+    # Iterations over which the rate rises to its value; some 50 with a high one.
+    warmup: int = 0
+    # Largest gradient norm; 0 does not clip.
+    clip: float = 1.0
+    # Objects whose matched box overlaps the truth by less are left out of the loss; 0 takes them all.
+    min_box_iou: float = 0.5
+    # Decay of a running mean of the weights, which is then saved and evaluated: 0.99 for short runs, 0.998 for half
+    # an hour; 0 takes the last weights.
+    ema: float = 0.0
+    # What of the detector learns, too (Table 11); boxes are then no longer its old ones.
+    finetune: FineTune = "none"
+    # auto takes bf16 on a GPU or CPU that computes in it, else fp32.
+    precision: Precision = "auto"
+    # Decides first weights, order and views of the images: the same seed gives the same run.
     seed: int = 0
-    workers: int = -1  # loader processes; -1: by the machine
-    max_detections: int = 100  # boxes an image that get masks in evaluation: 300 for DINO with FocalNet-L in the paper
-    evaluate_every: int = 0  # iterations between evaluations on the val split; 0: at the end only, if there is one
-    checkpoint_every: int = 500  # iterations between checkpoints
-    log_every: int = 20  # iterations between lines of metrics.jsonl
+    # Processes that load images; -1 chooses by the machine, 0 loads them between steps.
+    workers: int = -1
+    # Boxes an image that get masks in evaluation; the paper takes 300 for DINO with FocalNet-L.
+    max_detections: int = 100
+    # Iterations between evaluations on the val split; 0 evaluates at the end only.
+    evaluate_every: int = 0
+    # Iterations between checkpoints: what a killed run loses at most.
+    checkpoint_every: int = 500
+    # Iterations between lines of metrics.jsonl.
+    log_every: int = 20
+    # What masks are judged by; the defaults are the field's usual ones.
     loss: LossConfig = field(default_factory=LossConfig)
+    # What is drawn anew for each training image. Sizes are the paper's, scaled to the detector's own.
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,26 @@
+"""`convert`: an official checkpoint as a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+@dataclass
+class Convert:
+    """Turn an official checkpoint into a folder of safetensors that loads without pickle."""
+
+    # The file that its authors publish.
+    checkpoint: Positional[Path]
+    # Where the detector shall lie: a new folder.
+    folder: Positional[Path]
+    # Which detector it is, where the file alone cannot tell.
+    name: str | None = None
+    # Store half-precision weights: half the size.
+    half: bool = False
+
+    def run(self) -> None:
+        from mask_frozen_detr.detectors.official import convert_checkpoint
+
+        convert_checkpoint(self.checkpoint, self.folder, name=self.name, half=self.half)
+        print(f"The detector lies in {self.folder}")

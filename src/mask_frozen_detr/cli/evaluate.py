@@ -1,0 +1,97 @@
+"""`evaluate`: box and mask AP."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.machine.config import Precision
+
+
+@dataclass
+class Evaluate:
+    """COCO box and mask AP of a run, or of a bare detector with the paper's training-free baseline."""
+
+    # A run folder, a hub repository of one, or a detector: then the training-free baseline is measured.
+    model: Positional[str]
+    # Data in COCO format: a folder with splits, or one annotation file.
+    data: Positional[Path]
+    # Which split of the folder to measure on: train, val or test.
+    split: str = "val"
+    # Print the AP of each class as well.
+    by_class: bool = False
+    # Write all figures into this file.
+    json: Path | None = None
+    # Write COCO results for the test server: X.json gives X.bbox.json and X.segm.json.
+    results_file: Path | None = None
+    # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
+    device: str | None = None
+    # Images a forward pass: more are faster on a GPU, and need memory.
+    batch: int = 1
+    # Processes that load images; 0 loads them between forward passes.
+    workers: int = 1
+    # Detections an image; by default as many as the run was trained with, else 100.
+    max_detections: int | None = None
+    # Leave out what the detector scores at most this: faster, and AP may drop.
+    score_threshold: float = 0.0
+    # auto takes half precision where that is fast; boxes then move by its rounding.
+    precision: Precision = "fp32"
+    # Where the run's detector lies now, if it has moved.
+    detector: str | None = None
+    # The classes of a bare detector that takes text, as "cat. dog."
+    prompt: str | None = None
+    # Branch, tag or commit on the hub.
+    revision: str | None = None
+    # Baseline only: equations 3 and 4 of the paper; without it equation 1.
+    roi_align: bool = True
+    # Baseline only: add C₁; by default where its width allows.
+    stem: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(1, batch=self.batch)
+        if self.max_detections is not None:
+            check_at_least(1, max_detections=self.max_detections)
+        check_at_least(0, workers=self.workers, score_threshold=self.score_threshold)
+
+    def run(self) -> None:
+        from mask_frozen_detr.data.coco import load_split
+        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, evaluate, write_evaluation
+        from mask_frozen_detr.machine.precision import autocast
+        from mask_frozen_detr.machine.processes import processes
+        from mask_frozen_detr.machine.progress import Progress
+
+        for file in (self.json, self.results_file):
+            if file is not None:
+                check_place(file)
+        if self.json is not None:
+            check_evaluation_file(self.json)
+        if self.results_file is not None:
+            check_results_files(self.results_file)
+        data = load_split(self.data, self.split)
+        model = load_model(
+            self.model, self.detector, self.device, self.revision, self.prompt, self.roi_align, self.stem
+        )
+        first = processes().is_main_process
+        bar = Progress("evaluating", len(data.images), quiet=not first)
+        with autocast(self.precision, model.device):
+            evaluation = evaluate(
+                model,
+                data,
+                self.batch,
+                self.workers,
+                self.max_detections,
+                self.score_threshold,
+                self.results_file,
+                lambda done, _total: bar.update(done),
+            )
+        bar.close()
+        if not first:
+            return
+        print(evaluation.classes, file=sys.stderr)
+        for problem in evaluation.problems:
+            print(f"skipped: {problem}", file=sys.stderr)
+        print(evaluation.table(self.by_class))
+        if self.json is not None:
+            write_evaluation(self.json, evaluation, model=self.model, data=str(self.data), split=self.split)

@@ -1,0 +1,79 @@
+"""What several commands do first: load what was named, and check where their files shall go."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mask_frozen_detr.errors import UserError, reason
+
+if TYPE_CHECKING:
+    import torch
+
+    from mask_frozen_detr.model import MaskFrozenDetr
+
+
+def load_model(
+    name: str,
+    detector: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    prompt: str | None = None,
+    roi_align: bool = True,
+    stem: bool | None = None,
+) -> "MaskFrozenDetr":
+    """A run, or a bare detector under the paper's training-free baseline. Raises UserError for what is neither."""
+    from mask_frozen_detr.detectors import load_detector
+    from mask_frozen_detr.model import MaskFrozenDetr, find_run
+
+    if find_run(name, revision) is not None:
+        if prompt is not None:
+            raise UserError(f"prompt: found {prompt!r}, but {name} is a run, which keeps its own")
+        model = MaskFrozenDetr.from_pretrained(name, detector, revision)
+    else:
+        try:
+            frozen = load_detector(name, revision=revision, prompt=prompt)
+        except UserError as error:
+            raise UserError(f"{error}; it is no run folder of `mask-frozen-detr train` either") from error
+        model = MaskFrozenDetr.training_free(frozen, roi_align, stem)
+    return model.to(choose_device(device)).eval()
+
+
+def choose_device(device: str | None) -> "torch.device":
+    """The device that was asked for, or where this machine computes fastest.
+
+    Raises UserError for one that is none, that is not there, or that several processes cannot share.
+    """
+    import torch
+
+    from mask_frozen_detr.machine.processes import processes
+
+    if device is None:
+        return processes().device
+    try:
+        wanted = torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device: found {device!r}, which cannot be used here: {reason(error)}") from error
+    os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    if processes().num_processes > 1:
+        raise UserError(f"device: found {device!r}, but each of several processes has its own; leave the option out")
+    return wanted
+
+
+def check_at_least(least: int, **values: float) -> None:
+    """Raises UserError that names the option."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"{name}: found {value}, expected at least {least}")
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError where `path` cannot be written: before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected the name of a file to write")

@@ -1,0 +1,63 @@
+"""`predict`: masks for pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from mask_frozen_detr.cli.loading import check_at_least, load_model
+from mask_frozen_detr.machine.config import Precision
+
+
+@dataclass
+class Predict:
+    """Masks for pictures: overlays and a COCO data set."""
+
+    # A run folder, a hub repository of one, or a detector: then the training-free baseline predicts.
+    model: Positional[str]
+    # Pictures: files, folders or patterns such as 'photos/*.jpg'.
+    images: Positional[list[str]]
+    # Where overlays and predictions.json go.
+    output: Path
+    # Leave out what scores at most this.
+    score_threshold: float = 0.3
+    # Detections an image; by default as many as the run was trained with, else 100.
+    max_detections: int | None = None
+    # Draw masks, boxes and names over each picture.
+    overlays: bool = True
+    # Draw the pictures of the paper's Figures 4 and 8 as well: how sure the network is of each pixel.
+    probability_maps: bool = False
+    # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
+    device: str | None = None
+    # auto takes half precision where that is fast; boxes then move by its rounding.
+    precision: Precision = "fp32"
+    # Where the run's detector lies now, if it has moved.
+    detector: str | None = None
+    # The classes of a bare detector that takes text, as "cat. dog."
+    prompt: str | None = None
+    # Branch, tag or commit on the hub.
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_detections is not None:
+            check_at_least(1, max_detections=self.max_detections)
+        check_at_least(0, score_threshold=self.score_threshold)
+
+    def run(self) -> None:
+        from mask_frozen_detr.machine.precision import autocast
+        from mask_frozen_detr.machine.processes import processes
+        from mask_frozen_detr.prediction import predict_files
+
+        model = load_model(self.model, self.detector, self.device, self.revision, self.prompt)
+        with autocast(self.precision, model.device):
+            report = predict_files(
+                model,
+                self.images,
+                self.output,
+                self.score_threshold,
+                self.max_detections if self.max_detections is not None else model.max_detections,
+                self.probability_maps,
+                self.overlays,
+            )
+        if processes().is_main_process:
+            print(report)

@@ -1,0 +1,42 @@
+"""`reproduce`: a table of the paper on a small budget."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.paper.config import ReproduceConfig
+
+
+@dataclass
+class Reproduce:
+    """Train every row of a table of the paper for an equal, small budget, and compare their order with the paper's.
+
+    Given again, the command goes on where it stopped. Equal by default are iterations, as in the paper: a --budget of
+    time is turned into as many as the slowest row of the table manages in it, by a few steps of each row that are
+    timed first. See docs/reproducing.md.
+    """
+
+    # table1 … table16.
+    table: Positional[str]
+    # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
+    detector: Positional[str]
+    # Data in COCO format: a folder with train and val splits.
+    data: Positional[Path]
+    # Where runs, figures and plot go; by default reproduce-TABLE.
+    output: Path | None = None
+    # What holds for all rows alike.
+    options: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
+
+    def run(self) -> None:
+        from mask_frozen_detr.paper.reproduce import REPORT_FILE, failures, reproduce, summary
+        from mask_frozen_detr.paper.reproduce_plan import read_table
+
+        table = read_table(self.table)
+        output = self.output or Path(f"reproduce-table{table}")
+        result = reproduce(table, self.detector, self.data, output, self.options)
+        print(f"{summary(result)}\n{output / REPORT_FILE}")
+        failed = failures(result)
+        if failed:
+            raise UserError(f"{len(failed)} runs failed, the same command tries them again: {'; '.join(failed)}")

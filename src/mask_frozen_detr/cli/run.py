@@ -1,0 +1,94 @@
+"""From the words of a command line to a command that runs; what goes wrong becomes one line and exit code 2."""
+
+import argparse
+import os
+import sys
+from dataclasses import make_dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from mask_frozen_detr.cli.complexity import Complexity
+from mask_frozen_detr.cli.convert import Convert
+from mask_frozen_detr.cli.demo import Demo
+from mask_frozen_detr.cli.detectors import Detectors
+from mask_frozen_detr.cli.evaluate import Evaluate
+from mask_frozen_detr.cli.predict import Predict
+from mask_frozen_detr.cli.recipes import Recipes
+from mask_frozen_detr.cli.reproduce import Reproduce
+from mask_frozen_detr.cli.train import Train, train_by_recipe
+from mask_frozen_detr.errors import UserError, reason
+
+NAME = "mask-frozen-detr"
+ABOUT = "Instance masks for the DETR detector you already trust. `COMMAND --help` explains a command's options."
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "demo": Demo,
+    "detectors": Detectors,
+    "convert": Convert,
+    "recipes": Recipes,
+    "reproduce": Reproduce,
+    "complexity": Complexity,
+}
+
+
+def run_command(arguments: list[str]) -> int:
+    """Returns the exit code: 0, or 2 after printing what the user can mend."""
+    try:
+        command: Any = tyro.cli(_commands(arguments), prog=NAME, args=arguments, description=ABOUT).command
+        command.run()
+    except UserError as error:
+        return _refuse(str(error))
+    except SystemExit as stop:  # after --help, what cannot be parsed, or a signal
+        return int(stop.code or 0)
+    except BrokenPipeError:  # whoever read what is printed has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # the disk is full, or this is not permitted
+        if error.strerror is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    except MemoryError as error:
+        return _refuse(reason(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"{NAME}: {safe(message)}", file=sys.stderr)
+    return 2
+
+
+def safe(text: str) -> str:
+    """Text of any length for a terminal: names of files and classes within it may hold escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "?" for c in text)
+
+
+def _commands(arguments: list[str]) -> type:
+    """The type that is parsed, with a field `command`; a recipe that `train` names gives the defaults of the rest."""
+    kinds: list[Any] = []
+    for name, kind in COMMANDS.items():
+        subcommand = tyro.conf.subcommand(name)
+        if name == "train" and (recipe := _recipe_of(arguments)) is not None:
+            subcommand = tyro.conf.subcommand(name, default=train_by_recipe(recipe))
+        kinds.append(Annotated[kind, subcommand])
+    union = kinds[0]
+    for kind in kinds[1:]:
+        union = union | kind
+    # As a field of a class: of a bare union the messages would speak by an inner name of its own.
+    return make_dataclass(
+        "Commands", [("command", Annotated[union, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes])]
+    )
+
+
+def _recipe_of(arguments: list[str]) -> str | None:
+    """The recipe that a command line names, if it is one of `train`: it must be known before the rest is parsed."""
+    if arguments[:1] != ["train"]:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe")
+    try:
+        return parser.parse_known_args(arguments[1:])[0].recipe
+    except argparse.ArgumentError:  # no word behind it: the whole parser says so
+        return None

@@ -1,0 +1,124 @@
+"""`train`: masks for a frozen detector."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.training.config import TrainConfig
+
+
+@dataclass
+class Train:
+    """Train masks for a frozen detector.
+
+    Few images, no GPU? What serves best: --roi-size 16 --no-mask-scoring --no-sampled-points --bce-weight 2 --lr
+    1.5e-3 --warmup 50 --ema 0.998.
+    """
+
+    # Where masks, records and checkpoints go: a new or empty folder.
+    output: Path
+    # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
+    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
+    # Data in COCO format: a folder with a train and, better, a val split, or one annotation file.
+    data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = None
+    # Go on where a killed run stopped, with the same options.
+    resume: bool = False
+    # Give up the run that the folder holds, and start anew.
+    overwrite: bool = False
+    # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
+    device: str | None = None
+    # A row of the paper, which gives the defaults of all other options; `recipes` lists them.
+    recipe: str | None = None
+    # The classes of a detector that takes text, as "cat. dog."
+    prompt: str | None = None
+    # Branch, tag or commit of a detector on the hub.
+    revision: str | None = None
+    # The encoder layer whose maps are used, where the detector has several (Table 15).
+    encoder_layer: int = 4
+    # For small data: keep the detector's outputs in this folder, so that it runs once an image; of the random views
+    # only flips are left.
+    cache: Path | None = None
+    # Gigabytes that these may take.
+    cache_limit: float = 20.0
+    # How long and how fast to learn, and how often to look.
+    training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    # Which parts the mask network is built from; the defaults are the paper's.
+    network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
+
+    def run(self) -> None:
+        from accelerate.utils import set_seed
+
+        from mask_frozen_detr.cli.loading import choose_device
+        from mask_frozen_detr.data.coco import load_split
+        from mask_frozen_detr.data.splits import find_splits
+        from mask_frozen_detr.detectors import load_detector
+        from mask_frozen_detr.machine.processes import processes
+        from mask_frozen_detr.model import MaskFrozenDetr
+        from mask_frozen_detr.training.cache import FrozenCache
+        from mask_frozen_detr.training.loop import train
+        from mask_frozen_detr.training.run_folder import check_start
+
+        if self.detector is None or self.data is None:
+            raise UserError(_lacking(self.recipe, self.detector, self.data))
+        check_start(self.output, self.resume, self.overwrite)
+        choose_device(self.device)
+        state = processes()
+        train_data = load_split(self.data, "train")
+        splits = find_splits(self.data) if self.data.is_dir() else {}
+        val_data = load_split(self.data, "val") if "val" in splits else None
+        detector = load_detector(
+            self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
+        )
+        set_seed(self.training.seed)  # the weights to start from, too, are the same at a --resume before any checkpoint
+        model = MaskFrozenDetr.build(detector, self.network)
+        cache = None if self.cache is None else FrozenCache(self.cache, model, self.cache_limit)
+        if state.is_main_process:
+            print(f"train: {train_data.summary()}", file=sys.stderr)
+            if val_data is not None:
+                print(f"val: {val_data.summary()}", file=sys.stderr)
+        evaluation = train(
+            model,
+            train_data,
+            val_data,
+            self.output,
+            self.training,
+            self.resume,
+            overwrite=self.overwrite,
+            cache=cache,
+        )
+        if not state.is_main_process:
+            return
+        if evaluation is not None:
+            print(evaluation.table())
+        print(f"The mask network lies in {self.output}")
+
+
+def train_by_recipe(name: str) -> Train:
+    """The defaults of `train` that a recipe gives: options beside it override single fields.
+
+    Raises UserError for a name that is none.
+    """
+    from mask_frozen_detr.paper.recipes import find_recipe
+
+    recipe = find_recipe(name)
+    return Train(
+        output=tyro.MISSING,
+        recipe=recipe.name,
+        network=recipe.network,
+        training=recipe.training,
+        encoder_layer=recipe.encoder_layer,
+    )
+
+
+def _lacking(recipe: str | None, detector: str | None, data: Path | None) -> str:
+    from mask_frozen_detr.paper.recipes import find_recipe
+
+    if recipe is not None:
+        return find_recipe(recipe).lacking(detector, data)
+    return "train: expected DETECTOR and DATA, as in train DETECTOR DATA --output RUN"
