@@ -538,7 +538,7 @@ def test_no_space_and_no_permission(code, refused, run, squashing_folder, scenes
     monkeypatch.setattr("mask_frozen_detr.machine.files.os.fsync", fail)
     picture = next((scenes_folder / "val2017").iterdir())
     for arguments, name in (
-        (["train", squashing_folder, scenes_folder, "--output", tmp_path / "run", *TINY], CONFIG_FILE),
+        (["train", squashing_folder, scenes_folder, "--output", tmp_path / "run", *TINY], "training.json"),
         (["predict", run, picture, "--output", tmp_path / "out"], picture.stem),
         (["evaluate", run, scenes_folder, "--json", tmp_path / "val.json"], "val.json"),
     ):
