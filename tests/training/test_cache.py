@@ -381,13 +381,17 @@ def test_a_folder_that_cannot_be_made(small, scenes, tmp_path):
 
 def test_what_killed_writes_left_is_swept_away(small, scenes, tmp_path):
     cache, dataset = opened(tmp_path, small, scenes[0])
-    old, new = (cache.store.folder / f".{name}.123.part.safetensors" for name in ("old", "new"))
-    for path in (old, new):
+    name, random = f"{'0' * 32}-10x10", "0123456789abcdef"
+    old, new = (cache.store.folder / f".{name}{flip}.{random}.part.safetensors" for flip in ("", "-flipped"))
+    theirs = cache.store.folder / ".notes.part.safetensors"
+    for path in (old, new, theirs):
         path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    for path in (old, theirs):
+        os.utime(path, (0, 0))
     assert "(0 are there)" in cache.open(dataset)
     assert not old.exists()
     assert new.exists(), "another run may be writing it"
+    assert theirs.exists(), "nothing that a cache did not write"
 
 
 # --- what it cannot be used with ---

@@ -13,7 +13,6 @@ Letters: B images, h × w unpadded and H × W padded input.
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,10 @@ from mask_frozen_detr.detectors.preprocessing import collate_images, mask_of_siz
 from mask_frozen_detr.detectors.transformers_detector import join
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.machine.files import sweep, write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.training.config import AugmentConfig
-from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
+from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore, is_view_file
 from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, make_batch
 
 FORMAT = 2  # of the files: another number, another folder
@@ -109,7 +108,7 @@ class FrozenCache:
                 f"{free / GB:.2f} GB left; make room, or train without --cache"
             )
         write_json_atomic(self.store.folder / CACHE_FILE, self.description)
-        _sweep(self.store.folder)
+        sweep(self.store.folder, lambda name: name == CACHE_FILE or is_view_file(name), OLD)
         dataset.store = self.store
         return f"cache: {said} in {self.store.folder} ({len(names & there)} are there); random sizes and crops are off"
 
@@ -169,13 +168,3 @@ class FrozenCache:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest above it that is there."""
     return next((one for one in (folder, *folder.absolute().parents) if one.exists()), Path("."))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writes left, but nothing that another run may be writing."""
-    for left in folder.glob(".*.part.safetensors"):
-        try:
-            if time.time() - left.lstat().st_mtime > OLD:
-                left.unlink()
-        except OSError:  # another run was quicker
-            continue

@@ -5,6 +5,7 @@ Letters: Q queries, h × w unpadded input.
 
 import hashlib
 import json
+import re
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -111,6 +112,11 @@ class ViewStore:
         """Raises UserError where the disk is full or writing is not permitted."""
         described = json.dumps({"size": view.size, "checksum": _checksum(view.tensors)})
         write_bytes_atomic(self.path(name), save(view.tensors, {"view": described}))
+
+
+def is_view_file(name: str) -> bool:
+    """Whether a file of this name is one that a `ViewStore` writes."""
+    return re.fullmatch(r"[0-9a-f]{32}-\d+x\d+(-flipped)?\.safetensors", name) is not None
 
 
 def _hash_file(path: Path) -> str | None:

@@ -189,12 +189,13 @@ def _pieces(samples: list[Sample], config: TrainConfig, cache: FrozenCache | Non
 
 
 def _share(pieces: list[Batch], device: torch.device, signals: StopSignals) -> tuple[Tensor, Tensor]:
-    """A process's share of the step's objects, by which its losses are divided; and signals that any has received.
+    """A process's share of the step's masks, by which its losses are divided; and signals that any has received.
 
     The latter is on its way to the host: it is there when the matching, which waits for the device, is done.
     """
     world = processes().num_processes
-    counts = torch.tensor([float(sum(len(t.labels) for piece in pieces for t in piece.targets)), signals.noted])
+    masks = sum(int(target.has_mask.sum()) for piece in pieces for target in piece.targets)
+    counts = torch.tensor([float(masks), signals.noted])
     if world > 1:
         counts = reduce(send(counts, device), "sum")
     return (counts[0] / world).clamp(min=1 / world), counts[1].to("cpu", non_blocking=True)
