@@ -3,19 +3,22 @@
 Letters: B images, Q queries, K classes, d query width, H × W padded input, H_l × W_l a feature level.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.config import FineTune
+from mask_frozen_detr.detectors.identity import Identity, hash_tensors, hash_weights
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, reason
 
+LARGEST_PROBE = 4096 * 4096  # pixels of a detector's own size
+# Modules for classes and boxes that some models keep within their decoder, shared with their heads.
+HEADS = {"class_embed", "bbox_embed", "pre_bbox_head", "lqe_layers", "reg_scale", "up"}
 Labels = Sequence[Mapping[str, Tensor]]  # an image each: class_labels (T,); boxes (T, 4), cx, cy, w, h in [0, 1]
 
 
@@ -39,21 +42,6 @@ class Detections:
     stem: Tensor | None
     pixels: Tensor | None = None
     loss: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which detector this is: two detectors are the same when their weights' hashes agree."""
-
-    name: str  # hub id, folder or checkpoint file, as the user gave it
-    revision: str | None  # commit of the hub's repository, where there is one
-    weights: str  # sha256 over names, shapes and bytes of the state dict
-    family: str  # model type, as in the detector's configuration
-    encoder_layer: int | None = None  # whose maps are handed out; None where there is no choice
-    prompt: str | None = None  # the classes of a detector that takes text: "cat. dog."
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -108,6 +96,7 @@ class DetectorInfo:
     preprocessing: Preprocessing
     costs: MatchingCosts = field(default_factory=MatchingCosts)
     score_rule: ScoreRule = field(default_factory=ScoreRule)
+    path: Path | None = None  # where it lies on this machine, absolute; None: on the hub
 
 
 class FrozenDetector(nn.Module, ABC):
@@ -145,19 +134,44 @@ class FrozenDetector(nn.Module, ABC):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
             return replace(self.detect(images, pixel_mask, targets), pixels=pixel_values)
 
+    @property
+    def transformer_parts(self) -> tuple[str, ...]:
+        """Paths in the model of the transformer's encoder and decoder, for `unfreeze`; none where it has none."""
+        return ()
+
+    def hash_checkpoint(self) -> str:
+        """`Identity.weights` of the weights as they are now: what a load of all that `save` writes would find."""
+        return hash_tensors(self.model.state_dict())
+
+    def has_weights(self, identity: Identity) -> bool:
+        """Whether these are the weights of that identity, also where an older version hashed them."""
+        ours = self.info.identity
+        hashed = ours.weights if identity.scheme == ours.scheme else hash_weights(self.model)
+        return hashed == identity.weights
+
     def unfreeze(self, part: FineTune) -> list[nn.Parameter]:
-        """Let `part` learn, "partial" all but the backbone or "full" (Table 11), and return its parameters.
+        """Let `part` of the detector learn (Table 11), and return its parameters.
+
+        "full": everything. "partial": the layers of the transformer's encoder and decoder, with the norms, the query
+        positions and the maps between levels that are part of them. Not the backbone, a text encoder, the projections
+        of the backbone's maps, embeddings of levels and queries, proposals, and the heads for classes and boxes, also
+        where a model keeps them within its decoder. "none": nothing, as before.
 
         Dropout stays off, and batch norms keep their statistics. Raises UserError where that is not possible.
         """
+        if part == "none":
+            self.model.requires_grad_(False)
+            self.finetuned = part
+            return []
+        prefixes = tuple(f"{path}." for path in self.transformer_parts)
         chosen = {
             name: parameter
             for name, parameter in self.model.named_parameters()
-            if part == "full" or (part == "partial" and not _in_backbone(name))
+            if part == "full" or (name.startswith(prefixes) and HEADS.isdisjoint(name.split(".")))
         }
-        if part == "partial" and len(chosen) == sum(1 for _ in self.model.parameters()):
+        if not chosen:
             raise UserError(
-                f"finetune: found 'partial', but {self.info.identity.name} has no backbone apart from its transformer; "
+                f"finetune: found {part!r}, but {self.info.identity.name} has no transformer apart from its backbone; "
                 "expected 'none' or 'full'"
             )
         self.model.requires_grad_(False)
@@ -174,12 +188,24 @@ class FrozenDetector(nn.Module, ABC):
     def shapes(self) -> DetectorShapes:
         """Widths and strides, read off one small forward pass the first time they are asked for."""
         if self._shapes is None:
-            self._shapes = self._probe_shapes()
+            try:
+                self._shapes = self._probe_shapes()
+            except UserError:
+                raise
+            except Exception as error:  # whatever settings that do not go together bring about
+                raise UserError(
+                    f"{self.info.identity.name}: the detector cannot look at a picture of its own size: {reason(error)}"
+                ) from error
         return self._shapes
 
     def _probe_shapes(self) -> DetectorShapes:
         height, width = self.info.preprocessing.probe_size()
         device = next(self.model.parameters()).device
+        if height * width > LARGEST_PROBE:
+            raise UserError(
+                f"{self.info.identity.name}: its pre-processing makes pictures of {width} × {height} pixels, expected "
+                f"at most {LARGEST_PROBE:,} pixels"
+            )
         pixel_values = torch.zeros(1, 3, height, width, device=device, dtype=next(self.model.parameters()).dtype)
         found = self(pixel_values, torch.ones(1, height, width, dtype=torch.long, device=device))
         background = 1 if self.info.score_rule.kind == "softmax" else 0
@@ -191,20 +217,6 @@ class FrozenDetector(nn.Module, ABC):
             num_classes=1 if self.info.identity.prompt else found.logits.shape[-1] - background,
             stem_stride=4 if found.stem is None else round(height / found.stem.shape[2]),
         )
-
-
-def _in_backbone(name: str) -> bool:
-    """Whether a parameter belongs to what sees pixels or text first."""
-    return not {"backbone", "conv_encoder", "text_backbone"}.isdisjoint(name.split("."))
-
-
-def hash_weights(model: nn.Module) -> str:
-    """sha256 over the names, shapes, types and bytes of every parameter and buffer."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def named_classes(names: Sequence[str], num_classes: int) -> list[str]:

@@ -3,9 +3,6 @@
 All that differs between them stands here: a new family is one more entry. `register_detector` adds one at run time.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from mask_frozen_detr.detectors.family import (
     Family,
     Maps,
@@ -21,7 +18,8 @@ FAMILIES: dict[str, Family] = {}
 def register_detector(family: Family) -> None:
     """Make `load_detector` know one more model type, or read a known one in another way.
 
-    Example, for a fork of RT-DETR of your own:
+    Detectors of a family whose class and `read` are found by their names can be pickled. The taps are part of a
+    detector's identity: runs that were trained on others do not load. Example, for a fork of RT-DETR of your own:
 
         register_detector(
             Family(
@@ -36,7 +34,7 @@ def register_detector(family: Family) -> None:
     FAMILIES[family.model_type] = family
 
 
-def _stems(backbone: str, timm: str = "layer1") -> Mapping[str, str]:
+def _stems(backbone: str, timm: str = "layer1") -> dict[str, str]:
     """C₁ of the backbone at that path, whichever it is: the output of its first stage."""
     paths = {
         "resnet": "encoder.stages.0",
@@ -45,7 +43,7 @@ def _stems(backbone: str, timm: str = "layer1") -> Mapping[str, str]:
         "swin": "swin.encoder.layers.0",
         "timm_backbone": timm,
     }
-    return MappingProxyType({kind: f"{backbone}.{path}" for kind, path in paths.items()})
+    return {kind: f"{backbone}.{path}" for kind, path in paths.items()}
 
 
 _ENCODER = Tokens("model.encoder.layers", "model.input_projection")

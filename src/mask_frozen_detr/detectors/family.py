@@ -4,7 +4,7 @@ Letters: B images, Q queries, d width, H_l × W_l a level.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -82,10 +82,17 @@ class Family:
     prompted: bool = False  # takes text, whose phrases are the classes
     cost_prefix: str | None = ""  # what stands before class_cost … in the configuration; None: no costs there
     has_loss: bool = True  # transformers has its training losses, for fine-tuning (Table 11)
+    transformer: tuple[str, ...] = ("model.encoder", "model.decoder")  # that learns in a partial fine-tuning
     strides: str = ""  # of the maps E, in words
     stem_stride: str = "4"  # of the backbone's earliest map, in words
     since: str = OLDEST  # version of transformers that has it
     example: str = ""  # a published checkpoint
+
+    def describe(self) -> list[Any]:
+        """What decides, besides the model, what comes out of it, as JSON: which taps, read how."""
+        taps = [type(self.features).__name__, asdict(self.features), dict(self.stems)]
+        read = f"{self.read.__module__}.{self.read.__qualname__}"
+        return [*taps, read, self.background, self.takes_mask, self.any_size, self.prompted]
 
     @property
     def class_name(self) -> str:

@@ -1,7 +1,6 @@
 """`load_detector`: from what the user named to a frozen detector."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mask_frozen_detr.detectors.base import FrozenDetector
@@ -41,12 +40,8 @@ def load_detector(
             )
         file, official = (name, None) if checkpoint is None else (checkpoint, name)
         detector = load_official(file, official, encoder_layer=encoder_layer)
-        detector.info.identity = replace(detector.info.identity, encoder_layer=encoder_layer)
+        detector.info.path = Path(file).absolute()
         return detector
-    return load_transformers_detector(name, revision, encoder_layer, prompt)
-
-
-def looks_like_detector(name_or_folder: str | Path) -> bool:
-    """True unless it is a folder of something else: a hub id may always be one."""
-    path = Path(name_or_folder)
-    return not path.is_dir() or (path / "config.json").is_file() or is_official_checkpoint(path)
+    transformers_detector = load_transformers_detector(name, revision, encoder_layer, prompt)
+    transformers_detector.info.path = Path(name).absolute() if Path(name).is_dir() else None
+    return transformers_detector

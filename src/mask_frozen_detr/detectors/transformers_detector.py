@@ -4,6 +4,7 @@ Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,32 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector, Labels
 from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.detectors.family import Family, Maps
+from mask_frozen_detr.detectors.identity import hash_tensors
 from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_attention import share_attention
+from mask_frozen_detr.detectors.transformers_folder import SAFE
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.ops.padding import extents
 
 DEFAULT_ENCODER_LAYER = 4  # Table 15
+
+
+@dataclass
+class Tap:
+    """A hook that keeps a module's output. Copied or pickled with its detector, it fills the copy's own `taken`."""
+
+    taken: dict[str, Any]
+    name: str
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self.taken[self.name] = output
 
 
 class TransformersDetector(FrozenDetector):
@@ -71,10 +86,16 @@ class TransformersDetector(FrozenDetector):
         return self.model.get_submodule(path)
 
     def _tap(self, name: str, module: nn.Module) -> None:
-        def keep(_module, _inputs, output):
-            self._taken[name] = output
+        module.register_forward_hook(Tap(self._taken, name))
 
-        module.register_forward_hook(keep)
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hooks of transformers that cannot be pickled: its next forward pass puts them back."""
+        for module in self.model.modules():
+            vars(module).pop("_output_capturing_hooks_installed", None)
+            for number, hook in list(module._forward_hooks.items()):
+                if hook.__module__ == "transformers.utils.output_capturing":
+                    del module._forward_hooks[number]
+        return dict(vars(self))
 
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
         """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
@@ -96,6 +117,7 @@ class TransformersDetector(FrozenDetector):
             inputs |= self.prompt.inputs(len(pixel_values))
         if targets is not None:
             inputs["labels"] = [dict(target) for target in targets]
+        self._taken.clear()  # of a pass that failed
         output = self.model(**inputs)
         queries, logits, boxes = self.family.read(output)
         if self.prompt is not None:
@@ -121,12 +143,24 @@ class TransformersDetector(FrozenDetector):
         config: Any = self.model.config
         config.save_pretrained(folder)
         # Not the model's own `save_pretrained`: it leaves out weights that it takes for shared ones.
-        weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(self._checkpoint(), folder / SAFE, metadata={"format": "pt"})
         assert isinstance(self.info.preprocessing, TransformersPreprocessing)
         self.info.preprocessing.processor.save_pretrained(folder)
         if self.prompt is not None:
             self.prompt.tokenizer.save_pretrained(folder)
+
+    @property
+    def transformer_parts(self) -> tuple[str, ...]:
+        return self.family.transformer
+
+    def hash_checkpoint(self) -> str:
+        """See `FrozenDetector.hash_checkpoint`."""
+        return hash_tensors(self._checkpoint())
+
+    def _checkpoint(self) -> dict[str, Tensor]:
+        """All weights by their names in files, which are the same in every version of transformers."""
+        weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return {name: value.contiguous() for name, value in revert_weight_conversion(self.model, weights).items()}
 
     def _features(self) -> list[Tensor]:
         """(B, d, H_l, W_l) maps, finest first."""

@@ -1,40 +1,55 @@
 """From a hub id or a folder in transformers' format to a frozen detector."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForObjectDetection,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, AutoTokenizer
 
 from mask_frozen_detr.detectors.base import (
     DetectorInfo,
-    Identity,
     MatchingCosts,
     ScoreRule,
-    hash_weights,
     named_classes,
 )
 from mask_frozen_detr.detectors.families import FAMILIES
 from mask_frozen_detr.detectors.family import Family, Maps
+from mask_frozen_detr.detectors.identity import SCHEME, Identity, hash_settings, hash_tensors
 from mask_frozen_detr.detectors.prompt import Prompt, read_prompt
 from mask_frozen_detr.detectors.transformers_detector import (
     DEFAULT_ENCODER_LAYER,
     TransformersDetector,
     backbone_type,
 )
+from mask_frozen_detr.detectors.transformers_folder import (
+    CONFIG,
+    PROCESSOR,
+    DetectorFolder,
+    check_class_names,
+    check_numbers,
+    local_backbone,
+    open_folder,
+)
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, reason
+
+# Of a configuration: names, versions and the types of stored numbers, which change no output.
+BOOKKEEPING = {
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "name_or_path",
+}
 
 
 def load_transformers_detector(
@@ -48,23 +63,27 @@ def load_transformers_detector(
     Raises UserError for a folder without a configuration, an unreachable id, a model of no known family, one that
     the installed transformers lacks, weights that do not fill the model, a prompt that is missing or idle.
     """
-    family = find_family(name, revision)
+    folder = open_folder(name, revision)
+    family = find_family(folder)
     names = _prompt_names(name, family, prompt)
     if encoder_layer < 1:
         raise UserError(f"encoder_layer: found {encoder_layer}, expected 1 for the first encoder layer, 2 …")
-    model = _load_model(name, family, revision)
+    weights = folder.read_weights()
+    model = _build_model(folder, family, weights)
     config: Any = model.config
-    processor = _load(name, "preprocessor_config.json", AutoImageProcessor, revision)
+    processor = _load(folder, PROCESSOR, AutoImageProcessor)
     text = None
     if names is not None:
-        text = Prompt(names, _load(name, "tokenizer", AutoTokenizer, revision), config.max_text_len)
+        text = Prompt(names, _load(folder, "tokenizer", AutoTokenizer), config.max_text_len)
     info = DetectorInfo(
         identity=Identity(
             name,
-            getattr(config, "_commit_hash", None) or revision,
-            hash_weights(model),
+            folder.commit,
+            hash_tensors(weights),
             config.model_type,
             prompt=None if text is None else text.text,
+            settings=hash_settings(deciding(folder.config), family.describe()),
+            scheme=SCHEME,
         ),
         class_names=names or class_names(config),
         preprocessing=TransformersPreprocessing(processor, family.any_size),
@@ -74,6 +93,11 @@ def load_transformers_detector(
     detector = TransformersDetector(model, info, family, encoder_layer, text)
     info.identity = replace(info.identity, encoder_layer=detector.encoder_layer)
     return detector
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration can change outputs; class names are compared by themselves."""
+    return {key: value for key, value in config.items() if key not in BOOKKEEPING and not key.startswith("_")}
 
 
 def class_names(config: Any) -> list[str]:
@@ -94,30 +118,23 @@ def matching_costs(config: Any, family: Family) -> MatchingCosts:
     return MatchingCosts(*(getattr(config, f"{family.cost_prefix}{cost}_cost") for cost in ("class", "bbox", "giou")))
 
 
-def find_family(name: str, revision: str | None = None) -> Family:
-    """Raises UserError where the configuration is missing or of a model type that the table does not have."""
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-        if not settings:  # what transformers gives for a file that is not there
-            raise OSError("config.json is missing or empty")
-    except (OSError, ValueError) as error:
-        what = "the folder has no readable config.json" if Path(name).is_dir() else "no such folder or hub model"
-        raise UserError(
-            f"{name}: {what}, expected a detector in transformers' format ({_first_line(error)})"
-        ) from error
-    model_type = str(settings.get("model_type"))
+def find_family(folder: DetectorFolder) -> Family:
+    """Raises UserError where the configuration is of a model type that the table does not have."""
+    model_type = str(folder.config.get("model_type"))
     if model_type not in FAMILIES:
-        raise UserError(f"{name}: {explain_unknown(name, model_type, revision)}")
+        raise UserError(f"{folder.name}: {explain_unknown(folder, model_type)}")
     return FAMILIES[model_type]
 
 
-def explain_unknown(name: str, model_type: str, revision: str | None) -> str:
+def explain_unknown(folder: DetectorFolder, model_type: str) -> str:
     """Why a model cannot be taken; for one that looks like a DETR, which taps were looked for."""
     known = f"expected one of {', '.join(sorted(FAMILIES))}, or one that register_detector has added"
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        model = AutoModelForObjectDetection.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError):
+        check_numbers(folder.path / CONFIG, folder.config, tensors=1_000, values=100_000_000)
+        config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
+    except Exception:  # whatever the settings of a model that is not known bring about
         return f"its model type is {model_type!r}, {known}"
     if not _has_detr_output(type(model)):
         return f"its model type is {model_type!r}, whose output has no logits and pred_boxes as a DETR's; {known}"
@@ -163,34 +180,42 @@ def _prompt_names(name: str, family: Family, prompt: str | Sequence[str] | None)
     return None if prompt is None else read_prompt(prompt)
 
 
-def _load_model(name: str, family: Family, revision: str | None) -> nn.Module:
+def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tensor]) -> nn.Module:
+    """The model with its weights, in float32. Raises UserError where they do not fill it, before it takes memory."""
+    path = folder.path / CONFIG
     try:
         model_class = family.load_class()
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{folder.name}: {error}") from error
+    values = sum(value.numel() for value in weights.values())
+    check_class_names(path, folder.config)
+    check_numbers(path, folder.config, len(weights), values)
     try:
+        config = model_class.config_class.from_dict(local_backbone(path, folder.config))
+        with torch.device("meta"):
+            asked = sum(parameter.numel() for parameter in model_class(config).parameters())
+        if asked > 2 * values + 1_000_000:
+            raise UserError(f"{path}: asks for {asked:,} weights, but the folder holds {values:,}")
         model, report = model_class.from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
+            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
         )
+    except UserError:
+        raise
     except ImportError as error:
-        raise UserError(f"{name}: a package is missing: {_first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name}: the weights cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{folder.name}: a package is missing: {reason(error)}") from error
+    except Exception as error:  # whatever settings that do not go together bring about
+        raise UserError(f"{folder.name}: {CONFIG} and the weights do not make a model: {reason(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
-            f"{name}: {len(missing)} weights are missing from the file, the first is {missing[0]!r}; "
+            f"{folder.name}: {len(missing)} weights are missing from the file, the first is {missing[0]!r}; "
             "expected a trained object detection model"
         )
-    return model
+    return model.eval()
 
 
-def _load(name: str, what: str, kind: Any, revision: str | None) -> Any:
+def _load(folder: DetectorFolder, what: str, kind: Any) -> Any:
     try:
-        return kind.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name}: no {what} that can be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return kind.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever damaged settings bring about
+        raise UserError(f"{folder.name}: no {what} that can be read: {reason(error)}") from error

@@ -12,13 +12,12 @@ from mask_frozen_detr.detectors.base import (
     Detections,
     DetectorInfo,
     FrozenDetector,
-    Identity,
     Labels,
     MatchingCosts,
     ScoreRule,
-    hash_weights,
     named_classes,
 )
+from mask_frozen_detr.detectors.identity import SCHEME, Identity, hash_settings, hash_tensors
 from mask_frozen_detr.detectors.official.checkpoint import Checkpoint, read_checkpoint, write_folder
 from mask_frozen_detr.detectors.official.config import OfficialConfig
 from mask_frozen_detr.detectors.official.layout import infer_config, model_tensors, official_tensors
@@ -46,6 +45,14 @@ class OfficialDetector(FrozenDetector):
             stem=found.stem,
             loss=loss,
         )
+
+    @property
+    def transformer_parts(self) -> tuple[str, ...]:
+        return "transformer.encoder", "transformer.decoder"
+
+    def hash_checkpoint(self) -> str:
+        """See `FrozenDetector.hash_checkpoint`: over the official names, whatever the file they came from."""
+        return hash_tensors(official_tensors(self.model.state_dict(), self.model.config))
 
     def save(self, folder: Path) -> None:
         """As `mask-frozen-detr convert` leaves a checkpoint."""
@@ -93,7 +100,15 @@ def load_official(
     names = class_names_for(config, class_names if class_names is not None else content.class_names)
     model = build(config, content, source, encoder_layer)
     info = DetectorInfo(
-        identity=Identity(source, None, hash_weights(model), config.family, encoder_layer),
+        identity=Identity(
+            source,
+            None,
+            hash_tensors(official_tensors(model.state_dict(), config)),
+            config.family,
+            encoder_layer,
+            settings=hash_settings(replace(config, max_detections=0).as_dict()),
+            scheme=SCHEME,
+        ),
         class_names=names,
         preprocessing=ShortestEdge(),
         costs=MatchingCosts(),

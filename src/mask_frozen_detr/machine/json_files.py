@@ -1,0 +1,55 @@
+"""JSON that others wrote: read with bounds, so that a hostile file costs an error and nothing else."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mask_frozen_detr.errors import UserError
+
+LIMIT = 16_000_000  # bytes: settings have a few thousand
+
+
+def read_json_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
+    """The object in a JSON file of at most `limit` bytes.
+
+    Raises UserError that names the file where it cannot be read, is larger, is no JSON or no object, is nested too
+    deep, or holds NaN, infinity or text that is no Unicode.
+    """
+    try:
+        if not path.is_file():  # nor a pipe, which would be waited for
+            raise UserError(f"{path}: is missing, or no file")
+        if (size := path.stat().st_size) > limit:
+            raise UserError(f"{path}: found {size:,} bytes, expected at most {limit:,} for a file of settings")
+        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        for keys, value in walk(content):
+            "".join((*keys[-1:], value if isinstance(value, str) else "")).encode()
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is damaged: it is nested too deep for JSON of settings") from error
+    except UnicodeError as error:
+        raise UserError(f"{path}: is damaged: it holds text that is no Unicode") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged: no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged: found a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def walk(content: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values of nested JSON, each with the keys that lead to it; in lists, places stand for keys."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while waiting:
+        path, value = waiting.pop()
+        yield path, value
+        if isinstance(value, dict):
+            waiting += [((*path, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*path, str(place)), inner) for place, inner in enumerate(value)]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"found {constant}, expected a finite number")
