@@ -17,7 +17,7 @@ FLOORS = (
     ("ops", "data"),
     ("detectors",),
     ("network",),
-    ("results",),
+    ("results", "run"),
     ("model",),
     ("evaluation", "prediction"),
     ("training",),

@@ -100,6 +100,7 @@ def test_a_moved_detector(how, model, saved, squashing_folder, squashing, photo,
 def test_a_detector_that_is_gone(run):
     content = json.loads((run / CONFIG_FILE).read_text())
     content["detector"]["name"] = str(run / "nowhere")
+    content["detector_place"] = {"absolute": str(run / "nowhere"), "relative": "nowhere"}
     (run / CONFIG_FILE).write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"nowhere' cannot be loaded; name its place with --detector"):
         MaskFrozenDetr.from_pretrained(run)
@@ -130,7 +131,11 @@ def test_the_maps_of_another_encoder_layer(padding_folder, tiny_network, tmp_pat
 
 DAMAGE = {
     "weights gone": (WEIGHTS_FILE, lambda path: path.unlink(), "weights are missing"),
-    "weights cut short": (WEIGHTS_FILE, lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
+    "weights cut short": (
+        WEIGHTS_FILE,
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        "are damaged: the file is not what was written",
+    ),
     "weights empty": (WEIGHTS_FILE, lambda path: path.write_bytes(b""), "cannot be read"),
     "weights of another network": (
         WEIGHTS_FILE,
@@ -211,7 +216,11 @@ def test_push_to_hub_sends_the_two_files_alone(model, saved, monkeypatch):
     assert model.push_to_hub("me/masks", private=True, token="secret") == "https://huggingface.co/me/masks"
     assert Hub.created == ("me/masks", True, True)
     assert Hub.token == "secret"
-    assert Hub.files == {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert Hub.files.keys() == {CONFIG_FILE, WEIGHTS_FILE}
+    assert Hub.files[WEIGHTS_FILE] == (saved / WEIGHTS_FILE).read_bytes()
+    written, kept = json.loads(Hub.files[CONFIG_FILE]), json.loads((saved / CONFIG_FILE).read_text())
+    assert kept.pop("detector_place")["absolute"] == kept["detector"]["name"]
+    assert written == kept  # places on this machine are nobody else's business
 
 
 def test_from_pretrained_takes_a_hub_repository(model, saved, photo, monkeypatch):

@@ -18,24 +18,6 @@ def shorten(names: Iterable[Any], limit: int = 6) -> str:
     return ", ".join(found[:limit]) + rest
 
 
-def printable(text: str, limit: int = 200) -> str:
-    """`text` for a terminal, a report or a picture: what is not printable, escapes among it, becomes "?"; shortened.
-
-    Joiners within words and emoji stay.
-    """
-    shown = "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "?" for c in text[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
-
-
-def reason(error: BaseException) -> str:
-    """Why something failed, in one line: the text of a `UserError`, of any other error its kind and first line."""
-    if isinstance(error, UserError):
-        return printable("; ".join(str(error).splitlines()), 1000)
-    lines = str(error).strip().splitlines()
-    kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-    return printable(f"{kind}: {lines[0]}" if lines else kind, 300)
-
-
 def check_number(
     name: str,
     value: Any,

@@ -1,37 +1,48 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
-from mask_frozen_detr.detectors import DetectorShapes, FrozenDetector, Identity, load_detector
-from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.detectors import FrozenDetector, load_detector
+from mask_frozen_detr.detectors.identity import SCHEME
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.files import write_bytes_atomic, write_folder_atomic, write_json_atomic
+from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.run.description import (
+    CONFIG_FILE,
+    DETECTIONS,
+    DETECTOR_FOLDER,
+    FORMAT,
+    WEIGHTS_FILE,
+    read_run_config,
+)
+from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
+from mask_frozen_detr.run.weights import hash_file, load_network, load_network_weights, save_network_weights
 
-CONFIG_FILE = "mask_frozen_detr.json"
-WEIGHTS_FILE = "mask_network.safetensors"
-DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
-TRAINING_FILE = "training.json"  # how a run was trained
-FORMAT = 1
-DETECTIONS = 100  # an image
+__all__ = [
+    "CONFIG_FILE",
+    "DETECTOR_FOLDER",
+    "WEIGHTS_FILE",
+    "MaskFrozenDetr",
+    "find_run",
+    "load_network_weights",
+    "read_run_config",
+    "save_network_weights",
+]
 
 
 class MaskFrozenDetr(nn.Module):
@@ -72,12 +83,23 @@ class MaskFrozenDetr(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, run: str | Path, detector: str | Path | FrozenDetector | None = None, revision: str | None = None
+        cls,
+        run: str | Path,
+        detector: str | Path | FrozenDetector | None = None,
+        revision: str | None = None,
+        *,
+        device: str | torch.device | None = None,
+        prompt: str | Sequence[str] | None = None,
+        detector_revision: str | None = None,
     ) -> "MaskFrozenDetr":
         """Load a run folder, or a hub repository that holds one, with the detector it was trained on.
 
-        detector: where that detector lies now, if it has moved; its weights must be the same.
-        Raises UserError for a folder that is no run, a detector that is gone or another one, damaged weights.
+        detector: where that detector lies now, if it has moved; it must be the same. A local one is looked for where
+            it lay relative to the run folder, then where it lay on the machine that trained.
+        revision: of the run's hub repository. detector_revision: of the detector's, instead of the trained one.
+        device: where to put it all; None leaves it on the CPU.
+        prompt: other classes for a detector that takes text.
+        Raises UserError for a folder that is no run, a detector that is gone or another one, damaged files.
         """
         folder = find_run(run, revision)
         if folder is None:
@@ -89,36 +111,26 @@ class MaskFrozenDetr(nn.Module):
         identity = saved.detector
         own = detector is None and identity.name == DETECTOR_FOLDER and (folder / DETECTOR_FOLDER).is_dir()
         if own:
+            check_files(folder, saved)
             detector = folder / DETECTOR_FOLDER
         if not isinstance(detector, FrozenDetector):
-            revision = identity.revision if detector is None else None
+            if detector is None:
+                detector_revision = detector_revision or identity.revision
             try:
                 detector = load_detector(
-                    str(detector or identity.name),
-                    revision=revision,
+                    str(detector or find_detector(saved, folder)),
+                    revision=detector_revision,
                     encoder_layer=identity.encoder_layer or DEFAULT_ENCODER_LAYER,
-                    prompt=identity.prompt,
+                    prompt=identity.prompt if prompt is None else prompt,
                 )
             except UserError as error:
                 raise UserError(
                     f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
                 ) from error
-        found = detector.info.identity
-        if found.weights != identity.weights:
-            raise UserError(
-                f"{run}: the mask network belongs to detector {identity.name!r} (weights {identity.weights[:12]}…), "
-                f"but {found.name!r} has other weights ({found.weights[:12]}…); masks would be wrong"
-            )
-        if identity.encoder_layer not in (None, found.encoder_layer):
-            raise UserError(
-                f"{run}: the mask network was trained on the maps of encoder layer {identity.encoder_layer}, found "
-                f"those of layer {found.encoder_layer}; load the detector with encoder_layer={identity.encoder_layer}"
-            )
-        network = MaskNetwork(saved.network, saved.shapes)
-        load_network_weights(network, folder / WEIGHTS_FILE, saved.checksum)
-        model = cls(detector, network.eval(), own, saved.classes)
+        check_detector(run, saved, detector)
+        model = cls(detector, load_network(saved, folder), own, saved.classes)
         model.max_detections = saved.max_detections
-        return model
+        return model if device is None else model.to(device)
 
     def adopt_detector(self, run: Path | None = None) -> None:
         """The detector is the masks' own from now on: as it has been fine-tuned, or as the folder `run` has it."""
@@ -130,16 +142,33 @@ class MaskFrozenDetr(nn.Module):
                 prompt=identity.prompt,
             )
             self.detector.model.load_state_dict(found.model.state_dict())
-        weights = hash_weights(self.detector.model)
-        self.detector.info.identity = replace(identity, name=DETECTOR_FOLDER, revision=None, weights=weights)
+        self.detector.info.identity = replace(
+            identity,
+            name=DETECTOR_FOLDER,
+            revision=None,
+            weights=self.detector.hash_checkpoint(),
+            settings=None,  # the folder's checksums stand for them
+            scheme=SCHEME,
+        )
+        self.detector.info.path = None
         self.own_detector = True
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the mask network and the detector's identity; the frozen weights stay where they are."""
+    def save_pretrained(self, folder: str | Path, places: bool = True) -> None:
+        """Write the mask network and the detector's identity; the frozen weights stay where they are.
+
+        places: note where a local detector lies. A description without checksums comes first and one with them last:
+        a kill in between leaves files that load, or that say that they do not belong together.
+        """
+        folder = Path(folder)
+        description = self.describe(folder if places else None)
+        write_json_atomic(folder / CONFIG_FILE, description)
+        checksums = {}
         if self.own_detector:
-            write_folder_atomic(Path(folder) / DETECTOR_FOLDER, self.detector.save)
-        checksum = save_network_weights(self.network, Path(folder) / WEIGHTS_FILE)
-        write_json_atomic(Path(folder) / CONFIG_FILE, {**self.describe(), "checksums": {WEIGHTS_FILE: checksum}})
+            write_folder_atomic(folder / DETECTOR_FOLDER, self.detector.save)
+            for file in sorted((folder / DETECTOR_FOLDER).iterdir()):
+                checksums[f"{DETECTOR_FOLDER}/{file.name}"] = hash_file(file)
+        checksums[WEIGHTS_FILE] = save_network_weights(self.network, folder / WEIGHTS_FILE)
+        write_json_atomic(folder / CONFIG_FILE, {**description, "checksums": checksums})
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload the mask network as a hub repository; returns its address."""
@@ -148,19 +177,22 @@ class MaskFrozenDetr(nn.Module):
         api = HfApi(token=token)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, places=False)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mask network")
         return str(url)
 
-    def describe(self) -> dict[str, Any]:
-        """What a run folder says about the model."""
+    def describe(self, folder: Path | None = None) -> dict[str, Any]:
+        """What a run folder says about the model; of that folder, also where a local detector lies from there."""
         identity = self.detector.info.identity
         if self.own_detector:
             identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
         classes = {} if self.classes is None else {"classes": self.classes.describe()}
+        path = None if self.own_detector or folder is None else self.detector.info.path
+        place = {} if path is None or folder is None else {"detector_place": asdict(place_of(path, folder))}
         return {
             "format": FORMAT,
             "detector": identity.as_dict(),
+            **place,
             "shapes": asdict(self.network.shapes),
             "network": asdict(self.network.config),
             "class_names": self.detector.info.class_names,
@@ -218,89 +250,6 @@ class MaskFrozenDetr(nn.Module):
             self.class_names,
         )[0]
         return instances.above(score_threshold)
-
-
-def save_network_weights(network: nn.Module, path: Path) -> str:
-    """Returns the sha256 of what it has written."""
-    data = save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})
-    write_bytes_atomic(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def load_network_weights(network: nn.Module, path: Path, checksum: str | None = None) -> None:
-    """Raises UserError where the file is missing, damaged or of another network.
-
-    checksum: the sha256 that it must have; None: of a run that did not note it.
-    """
-    try:
-        data = path.read_bytes()
-        if checksum is not None and hashlib.sha256(data).hexdigest() != checksum:
-            raise UserError(
-                f"{path}: the mask network's weights are damaged: the file is not what was written (sha256 expected: "
-                f"{checksum[:12]}…); copy it anew, or train the run anew"
-            )
-        state = load(data)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: the mask network's weights are missing") from error
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: the mask network's weights cannot be read: {error}") from error
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: the weights are of another mask network: {str(error).splitlines()[-1].strip()}"
-        ) from error
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run folder says about its model."""
-
-    detector: Identity
-    shapes: DetectorShapes
-    network: MaskNetworkConfig
-    classes: RunClasses | None
-    max_detections: int
-    checksum: str | None  # sha256 of the mask network's weights; None: of an older version
-
-
-def read_run_config(folder: Path) -> RunConfig:
-    """Raises UserError where the description of a run folder is missing or damaged."""
-    path = folder / CONFIG_FILE
-    try:
-        saved = json.loads(path.read_text())
-        if saved["format"] > FORMAT:
-            raise UserError(f"{path}: written by a newer version (format {saved['format']}, expected up to {FORMAT})")
-        shapes: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in saved["shapes"].items()
-        }
-        return RunConfig(
-            Identity(**saved["detector"]),
-            DetectorShapes(**shapes),
-            MaskNetworkConfig(**saved["network"]),
-            RunClasses.read(saved["classes"], len(saved["class_names"])) if "classes" in saved else None,
-            _trained_detections(saved, folder),
-            saved.get("checksums", {}).get(WEIGHTS_FILE),
-        )
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); train the run anew") from error
-
-
-def _trained_detections(saved: dict[str, Any], folder: Path) -> int:
-    """Detections an image of a run; older versions say it only where they say how the run was trained."""
-    count = saved.get("max_detections")
-    if count is None:
-        try:
-            count = json.loads((folder / TRAINING_FILE).read_text()).get("max_detections", DETECTIONS)
-        except (OSError, ValueError, AttributeError):
-            return DETECTIONS
-    if type(count) is not int or count < 1:
-        raise ValueError(f"max_detections is {count!r:.40}, expected a whole number, at least 1")
-    return count
 
 
 def find_run(run: str | Path, revision: str | None = None) -> Path | None:

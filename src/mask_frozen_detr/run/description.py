@@ -1,0 +1,157 @@
+"""What a run folder says about its model, mask_frozen_detr.json, as a typed record that is read field by field."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from mask_frozen_detr.data.classes import RunClasses
+from mask_frozen_detr.detectors import DetectorShapes, Identity
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.network import MaskNetworkConfig
+
+CONFIG_FILE = "mask_frozen_detr.json"
+WEIGHTS_FILE = "mask_network.safetensors"
+DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
+TRAINING_FILE = "training.json"  # how a run was trained
+FORMAT = 2  # 1: without checksums, the detector's place and its settings
+DETECTIONS = 100  # an image
+LARGEST = 1_000_000  # of any number: wider than every network
+MOST_LEVELS, LARGEST_STRIDE, LARGEST_ROI = 16, 1024, 512
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class DetectorPlace:
+    """Where a detector lay that is no hub model: its absolute path, and that relative to the run folder."""
+
+    absolute: str
+    relative: str | None = None  # None: on another drive
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The fields from `classes` on are None or empty in runs of older versions."""
+
+    detector: Identity
+    shapes: DetectorShapes
+    network: MaskNetworkConfig
+    classes: RunClasses | None
+    max_detections: int
+    class_names: list[str] | None = None
+    preprocessing: dict[str, Any] | None = None
+    place: DetectorPlace | None = None
+    checksums: dict[str, str] = field(default_factory=dict)  # sha256 of files of the run folder, by relative path
+
+    @property
+    def checksum(self) -> str | None:
+        """sha256 of the mask network's weights."""
+        return self.checksums.get(WEIGHTS_FILE)
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """Raises UserError where the description of a run folder is missing or damaged."""
+    path = folder / CONFIG_FILE
+    saved = read_json_object(path)
+    try:
+        version = saved["format"]
+        if isinstance(version, int) and version > FORMAT:
+            raise UserError(f"{path}: written by a newer version (format {version}, expected up to {FORMAT})")
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format is {version!r:.40}, expected 1 to {FORMAT}")
+        place = saved.get("detector_place")
+        names = read_value(saved.get("class_names"), list[str] | None, "class_names")
+        return RunConfig(
+            read_record(Identity, saved["detector"], "detector"),
+            _bounded(read_record(DetectorShapes, saved["shapes"], "shapes")),
+            _small(read_record(MaskNetworkConfig, saved["network"], "network")),
+            RunClasses.read(saved["classes"], len(names or [])) if "classes" in saved else None,
+            _trained_detections(saved, folder),
+            names,
+            read_value(saved.get("preprocessing"), dict | None, "preprocessing"),
+            None if place is None else read_record(DetectorPlace, place, "detector_place"),
+            read_value(saved.get("checksums", {}), dict[str, str], "checksums"),
+        )
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); train the run anew") from error
+
+
+def read_record(kind: type[Record], values: Any, where: str) -> Record:
+    """A dataclass from JSON. Raises ValueError that names the field which is missing, unknown or of another type."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: found {type(values).__name__}, expected an object")
+    hints, known = get_type_hints(kind), {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: found the unknown field {key!r:.60}")
+    for key, entry in known.items():
+        if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(f"{where}: the field {key!r} is missing")
+    return kind(**{key: read_value(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def read_value(value: Any, hint: Any, where: str) -> Any:
+    """A value from JSON as the type that `hint` says, tuples from lists. Raises ValueError where it is another."""
+    if not _fits(value, hint):
+        raise ValueError(f"{where}: found {value!r:.60}, expected {_named(hint)}")
+    return tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
+    if hint is int:
+        return type(value) is int and 0 <= value <= LARGEST
+    return type(value) is (type(None) if hint is None else hint)
+
+
+def _named(hint: Any) -> str:
+    if hint is int:
+        return f"a whole number up to {LARGEST:,}"
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _bounded(shapes: DetectorShapes) -> DetectorShapes:
+    """Raises ValueError for shapes that no detector has."""
+    if not 1 <= len(shapes.feature_widths) == len(shapes.strides) <= MOST_LEVELS:
+        raise ValueError(
+            f"shapes: found {len(shapes.feature_widths)} widths and {len(shapes.strides)} strides, expected 1 to "
+            f"{MOST_LEVELS} of both"
+        )
+    if not all(1 <= stride <= LARGEST_STRIDE for stride in (*shapes.strides, shapes.stem_stride)):
+        raise ValueError(f"shapes: found strides {shapes.strides}, expected 1 to {LARGEST_STRIDE}")
+    if min(shapes.query_width, shapes.num_classes, *shapes.feature_widths, shapes.stem_width or 1) < 1:
+        raise ValueError("shapes: found a width or a number of classes of 0, expected 1 or more")
+    return shapes
+
+
+def _small(network: MaskNetworkConfig) -> MaskNetworkConfig:
+    """Raises ValueError for a RoIAlign size whose masks would take more memory than any machine has."""
+    if network.roi_size > LARGEST_ROI:
+        raise ValueError(f"network.roi_size: found {network.roi_size}, expected at most {LARGEST_ROI}")
+    return network
+
+
+def _trained_detections(saved: Mapping[str, Any], folder: Path) -> int:
+    """Detections an image of a run; older versions say it only where they say how the run was trained."""
+    count = saved.get("max_detections")
+    if count is None:
+        try:
+            count = read_json_object(folder / TRAINING_FILE).get("max_detections", DETECTIONS)
+        except UserError:
+            return DETECTIONS
+    if type(count) is not int or not 1 <= count <= LARGEST:
+        raise ValueError(f"max_detections is {count!r:.40}, expected a whole number, at least 1")
+    return count
