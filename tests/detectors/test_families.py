@@ -294,7 +294,7 @@ def test_a_detector_that_learns_is_saved_whole(tiny, folders, tmp_path):
     image = picture()
     assert torch.equal(again.info.preprocessing(image), detector.info.preprocessing(image))
     if tiny.model_type == "yolos":
-        with pytest.raises(UserError, match="no backbone apart from its transformer"):
+        with pytest.raises(UserError, match="no transformer apart from its backbone"):
             again.unfreeze("partial")
     else:
         assert 0 < len(again.unfreeze("partial")) < len(parameters)

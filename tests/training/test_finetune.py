@@ -141,7 +141,7 @@ def test_the_run_holds_the_detector(folder, scenes, tiny_network, tmp_path):
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
     saved = json.loads((moved / CONFIG_FILE).read_text())["detector"]
     assert saved["name"] == DETECTOR_FOLDER
-    assert saved["weights"] == hash_weights(load_detector(moved / DETECTOR_FOLDER).model)
+    assert saved["weights"] == load_detector(moved / DETECTOR_FOLDER).info.identity.weights
     assert json.loads((moved / TRAINING_FILE).read_text())["detector"]["weights"] == start.weights
     assert not any(key.startswith("detector") for key in load_file(moved / WEIGHTS_FILE))
     image = read_image(photo)
@@ -196,9 +196,11 @@ def test_official_detectors_learn_and_are_saved(build, backbone, tmp_path):
     (tmp_path / "saved").mkdir()
     detector.save(tmp_path / "saved")
     again = load_detector(tmp_path / "saved")
-    assert hash_weights(again.model) == hash_weights(detector.model) != detector.info.identity.weights
-    backbone_names = [name for name, _ in again.model.named_parameters() if name.startswith("backbone.")]
-    assert len(again.unfreeze("partial")) == len(parameters) - len(backbone_names)
+    assert hash_weights(again.model) == hash_weights(detector.model)
+    assert again.info.identity.weights == detector.hash_checkpoint() != detector.info.identity.weights
+    parts = ("transformer.encoder.", "transformer.decoder.")
+    expected = [name for name, _ in again.model.named_parameters() if name.startswith(parts)]
+    assert 0 < len(again.unfreeze("partial")) == len(expected) < len(parameters)
 
 
 # --- what is refused ---
