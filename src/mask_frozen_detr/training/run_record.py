@@ -94,7 +94,10 @@ class RunRecord:
         for part in ("network", "training", "data", "detector"):
             before = getattr(self, part)
             for key, value in getattr(now, part).items():
-                if key in FREE or (part == "detector" and key in ("name", "revision")):
+                if key in FREE or (part == "detector" and key in ("name", "revision", "scheme")):
+                    continue
+                if key == "weights" and before.get("scheme") != now.detector.get("scheme"):
+                    yield "detector weights", None, value  # an older version hashed them in another way
                     continue
                 named = f"detector {key}" if part == "detector" else key
                 yield named, (before[key],) if key in before else None, value
