@@ -3,17 +3,23 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from synthetic_detections import scatter_parameters
+from torchvision.datasets import CocoDetection
 
-from mask_frozen_detr import MaskFrozenDetr, UserError
+from mask_frozen_detr import MaskFrozenDetr, UserError, prediction
+from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.data.images import read_image
-from mask_frozen_detr.prediction import PREDICTIONS_FILE, _output_names, predict_files
+from mask_frozen_detr.prediction import PREDICTIONS_FILE, predict_files
+from mask_frozen_detr.results.prediction_files import RESULTS_FILE
 
 THRESHOLD = 0.05
 
@@ -41,30 +47,167 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+OWN = {PREDICTIONS_FILE, RESULTS_FILE}
+
+
+def read(folder: Path, name: str = PREDICTIONS_FILE) -> Any:
+    return json.loads((folder / name).read_text())
+
+
 def test_overlays_and_results(model, photos, tmp_path):
     report = predict_files(model, [photos], tmp_path / "out", THRESHOLD)
-    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png", PREDICTIONS_FILE}
-    saved = json.loads((tmp_path / "out" / PREDICTIONS_FILE).read_text())
-    assert [image["file_name"] for image in saved["images"]] == [
-        str(photos / name) for name in ("a.jpg", "b.png", "more/c.webp")
-    ]
+    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png"} | OWN
+    saved = read(tmp_path / "out")
+    assert [image["file_name"] for image in saved["images"]] == ["a.jpg", "b.png", "more/c.webp"]
+    assert [image["id"] for image in saved["images"]] == [1, 2, 3]
     assert saved["categories"] == [{"id": k, "name": name} for k, name in enumerate(["disc", "ring", "star"])]
     assert f"{len(saved['annotations'])} instances in 3 pictures, in {tmp_path / 'out'}" in report
     for entry in saved["images"]:
-        found = model.predict(entry["file_name"], THRESHOLD)
+        found = model.predict(photos / entry["file_name"], THRESHOLD)
         of_image = [one for one in saved["annotations"] if one["image_id"] == entry["id"]]
         assert len(of_image) == len(found) > 3
         masks = np.stack([coco_mask.decode(one["segmentation"]) for one in of_image]).astype(bool)
         assert np.array_equal(masks, found.masks)
         assert [one["category_id"] for one in of_image] == found.labels.tolist()
         with Image.open(tmp_path / "out" / f"{Path(entry['file_name']).stem}.png") as overlay:
-            assert overlay.width >= entry["width"]
-            assert overlay.tobytes() != read_image(entry["file_name"]).tobytes()
+            assert overlay.size == (entry["width"], entry["height"])
+            assert overlay.tobytes() != read_image(photos / entry["file_name"]).tobytes()
+
+
+def test_others_read_it(model, photos, tmp_path, capsys):
+    """pycocotools with `loadRes`, torchvision and this tool."""
+    turned = read_image(photos / "a.jpg").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(photos / "turned.png", exif=exif)
+    out = tmp_path / "out"
+    predict_files(model, [photos], out, THRESHOLD)
+    coco = COCO(str(out / PREDICTIONS_FILE))
+    assert len(coco.getImgIds()) == 4
+    annotations = coco.loadAnns(coco.getAnnIds())
+    assert sorted(entry["id"] for entry in annotations) == list(range(1, len(annotations) + 1))
+    for entry in annotations:
+        assert entry["area"] == coco.annToMask(entry).sum()
+        assert (entry["iscrowd"], len(entry["bbox"])) == (0, 4)
+        image = coco.imgs[entry["image_id"]]
+        assert entry["segmentation"]["size"] == [image["height"], image["width"]]
+    upright = next(image for image in coco.imgs.values() if image["file_name"] == "turned.png")
+    assert (upright["width"], upright["height"]) == read_image(photos / "turned.png").size != turned.size
+
+    results = coco.loadRes(str(out / RESULTS_FILE))
+    assert len(results.anns) == len(annotations)
+    assert [results.anns[k + 1]["image_id"] for k in range(3)] == [entry["image_id"] for entry in annotations[:3]]
+    assert all(found["area"] == coco.anns[k]["area"] for k, found in results.anns.items()), "of masks, not of boxes"
+
+    dataset = CocoDetection(str(photos), str(out / PREDICTIONS_FILE))
+    picture, entries = dataset[0]
+    assert picture.size == (coco.imgs[1]["width"], coco.imgs[1]["height"])
+    assert len(entries) == len(coco.getAnnIds(imgIds=[1]))
+
+    data = load_split(out / PREDICTIONS_FILE, "val")
+    assert [record.path.resolve() for record in data.images] == [
+        photos / name for name in ("a.jpg", "b.png", "more/c.webp", "turned.png")
+    ]
+    assert sum(len(record.annotations) for record in data.images) == sum(entry["area"] > 0 for entry in annotations)
+
+
+def test_one_picture_and_pictures_of_several_folders(model, photos, tmp_path):
+    predict_files(model, [photos / "more" / "c.webp"], tmp_path / "one", THRESHOLD)
+    assert [image["file_name"] for image in read(tmp_path / "one")["images"]] == ["c.webp"]
+    predict_files(model, [photos / "more" / "c.webp", photos / "a.jpg"], tmp_path / "two", THRESHOLD)
+    assert [image["file_name"] for image in read(tmp_path / "two")["images"]] == ["more/c.webp", "a.jpg"]
+    assert not Path(read(tmp_path / "two")["info"]["image_root"]).is_absolute()
+
+
+# --- interrupted, and again ---
+
+
+class Stop(BaseException):
+    """As KeyboardInterrupt, which pytest would take for its own."""
+
+
+def test_an_interrupted_call_leaves_files_and_goes_on(model, photos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    predict_files(model, [photos], whole, THRESHOLD)
+    asked = count_predictions(monkeypatch, stop_at=3)
+    with pytest.raises(Stop):
+        predict_files(model, [photos], out, THRESHOLD)
+    assert [image["file_name"] for image in read(out)["images"]] == ["a.jpg", "b.png"]
+    assert len(COCO(str(out / PREDICTIONS_FILE)).loadRes(str(out / RESULTS_FILE)).anns) > 3
+    asked.clear()
+    report = predict_files(model, [photos], out, THRESHOLD)
+    assert len(asked) == 1
+    assert "2 of them had been done before" in report
+    assert {name: (out / name).read_bytes() for name in names(out)} == {
+        name: (whole / name).read_bytes() for name in names(whole)
+    }
+
+
+def count_predictions(monkeypatch, stop_at: int = 0) -> list[object]:
+    asked: list[object] = []
+    real = MaskFrozenDetr.predict
+
+    def predict(self, image, *arguments, **options):
+        asked.append(image)
+        if len(asked) == stop_at:
+            raise Stop
+        return real(self, image, *arguments, **options)
+
+    monkeypatch.setattr(MaskFrozenDetr, "predict", predict)
+    return asked
+
+
+def test_only_what_has_changed_is_done_again(model, photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict_files(model, [photos], out, THRESHOLD)
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    asked = count_predictions(monkeypatch)
+    predict_files(model, [photos], out, THRESHOLD)
+    assert (len(asked), {name: (out / name).read_bytes() for name in names(out)}) == (0, before)
+
+    Image.new("RGB", (90, 70), "red").save(photos / "b.png")
+    (out / "a.png").unlink()
+    predict_files(model, [photos], out, THRESHOLD)
+    assert len(asked) == 2
+    assert [image["width"] for image in read(out)["images"]][1] == 90
+
+    (photos / "b.png").write_text("no picture any more")
+    assert "skipped" in predict_files(model, [photos], out, THRESHOLD)
+    assert [image["file_name"] for image in read(out)["images"]] == ["a.jpg", "more/c.webp"]
+
+
+@pytest.mark.parametrize("what", ["threshold", "detections", "weights"])
+def test_other_settings_do_all_anew(what, model, squashing, tiny_network, photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict_files(model, [photos], out, THRESHOLD)
+    other, options = model, {"score_threshold": THRESHOLD}
+    if what == "threshold":
+        options["score_threshold"] = 0.06
+    elif what == "detections":
+        options["max_detections"] = 5
+    else:
+        other = MaskFrozenDetr.build(squashing, tiny_network)
+        scatter_parameters(other.network, seed=1)
+    asked = count_predictions(monkeypatch)
+    report = predict_files(other, [photos], out, **options)
+    assert len(asked) == 3
+    word = {"threshold": "score_threshold", "detections": "max_detections", "weights": "mask_network"}[what]
+    assert f"all made anew, since settings have changed: {word} was" in report
+    fresh = tmp_path / "fresh"
+    predict_files(other, [photos], fresh, **options)
+    assert (out / PREDICTIONS_FILE).read_bytes() == (fresh / PREDICTIONS_FILE).read_bytes()
+
+
+def test_more_pictures_are_added(model, photos, tmp_path):
+    out = tmp_path / "out"
+    predict_files(model, [photos / "b.png"], out, THRESHOLD)
+    predict_files(model, [photos / "more"], out, THRESHOLD)
+    assert [image["file_name"] for image in read(out)["images"]] == ["more/c.webp", "b.png"]
 
 
 def test_probability_maps_on_request(model, photos, tmp_path):
     predict_files(model, [photos / "a.jpg"], tmp_path / "out", THRESHOLD, probability_maps=True, overlays=False)
-    assert names(tmp_path / "out") == {"a.probabilities.png", PREDICTIONS_FILE}
+    assert names(tmp_path / "out") == {"a.probabilities.png"} | OWN
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "glob", "two"])
@@ -76,7 +219,7 @@ def test_files_folders_and_globs(form, model, photos, tmp_path):
         "two": ([photos / "a.jpg", photos / "b.png", photos / "a.jpg"], {"a.png", "b.png"}),
     }[form]
     predict_files(model, inputs[0], tmp_path / "out", THRESHOLD)
-    assert names(tmp_path / "out") == inputs[1] | {PREDICTIONS_FILE}
+    assert names(tmp_path / "out") == inputs[1] | OWN
 
 
 def test_bad_pictures_are_named_and_skipped(model, photos, tmp_path):
@@ -84,10 +227,54 @@ def test_bad_pictures_are_named_and_skipped(model, photos, tmp_path):
     (photos / "empty.png").touch()
     (photos / "text.webp").write_text("hello")
     report = predict_files(model, [photos], tmp_path / "out", THRESHOLD)
-    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png", PREDICTIONS_FILE}
+    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png"} | OWN
     assert "in 3 pictures" in report
     for name in ("cut.jpg", "empty.png", "text.webp"):
         assert f"skipped: {photos / name}" in report
+
+
+def test_odd_files_among_the_pictures(model, photos, tmp_path):
+    """Too thin for any pre-processing, a pipe, a folder of a picture's name, a name that is no Unicode, other kinds."""
+    Image.new("RGB", (6000, 2)).save(photos / "flat.png")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "zero.jpg").symlink_to("/dev/zero")
+    (photos / "folder.png").mkdir()
+    odd = os.fsencode(photos) + b"/\xff\xfe.png"
+    with open(odd, "wb") as file:
+        file.write((photos / "b.png").read_bytes())
+    (photos / f"{'n' * 245}.png").write_bytes((photos / "b.png").read_bytes())
+    (photos / "esc\x1b[31m.png").write_bytes((photos / "b.png").read_bytes())
+    for name in ("x.heic", "y.HEIC", "film.mp4", "notes"):
+        (photos / name).touch()
+    report = predict_files(model, [photos], tmp_path / "out", THRESHOLD)
+    assert f"skipped: {photos / 'pipe.png'}: is no file that can be read" in report
+    assert "zero.jpg: is no file that can be read" in report
+    assert "its name is not valid Unicode; rename it" in report
+    assert "not read: 2 × .heic, 1 × .mp4, 1 × no suffix" in report
+    assert "\x1b" not in report
+    found = {image["file_name"] for image in read(tmp_path / "out")["images"]}
+    assert {"a.jpg", "b.png", "more/c.webp", f"{'n' * 245}.png", "esc\x1b[31m.png"} <= found
+    assert all("\x1b" not in name for name in names(tmp_path / "out"))
+    assert ("flat.png" in found) != ("flat.png" in report)
+
+
+@pytest.mark.parametrize("where", ["read_image", "draw_instances", "save_own_picture", "MaskFrozenDetr.predict"])
+def test_whatever_fails_on_a_picture_is_one_line(where, model, photos, tmp_path, monkeypatch):
+    error = MemoryError() if where == "MaskFrozenDetr.predict" else RuntimeError("odd\nthing")
+    owner, _, name = where.rpartition(".")
+    target = MaskFrozenDetr if owner else prediction
+    real, calls = getattr(target, name), iter(range(3))
+
+    def fail(*arguments, **options):
+        if next(calls) == 1:
+            raise error
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(target, name, fail)
+    report = predict_files(model, [photos], tmp_path / "out", THRESHOLD)
+    words = "not enough memory" if isinstance(error, MemoryError) else "RuntimeError: odd"
+    assert f"skipped: {photos / 'b.png'}: {words}" in report.splitlines()
+    assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg", "more/c.webp"]
 
 
 def test_not_one_readable_picture(model, tmp_path):
@@ -103,7 +290,7 @@ def test_no_box_above_the_threshold_is_said(model, photos, tmp_path):
     assert f"no instance above 1.0 in 3, the first: {photos / 'a.jpg'}" in report
     saved = json.loads((tmp_path / "out" / PREDICTIONS_FILE).read_text())
     assert (len(saved["images"]), saved["annotations"]) == (3, [])
-    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png", PREDICTIONS_FILE}
+    assert names(tmp_path / "out") == {"a.png", "b.png", "c.png"} | OWN
 
 
 # --- nothing is overwritten ---
@@ -112,7 +299,7 @@ def test_no_box_above_the_threshold_is_said(model, photos, tmp_path):
 def test_pictures_of_one_name_get_names_of_their_own(model, photos, tmp_path):
     (photos / "more" / "a.png").write_bytes((photos / "b.png").read_bytes())
     predict_files(model, [photos], tmp_path / "out", THRESHOLD)
-    assert names(tmp_path / "out") == {"a.png", "a-2.png", "b.png", "c.png", PREDICTIONS_FILE}
+    assert names(tmp_path / "out") == {"a.png", "a-2.png", "b.png", "c.png"} | OWN
 
 
 @pytest.mark.parametrize(
@@ -122,13 +309,60 @@ def test_pictures_of_one_name_get_names_of_their_own(model, photos, tmp_path):
         ["a-2.jpg", "a.jpg", "b/a.jpg", "c/a.jpg"],
         ["a.jpg", "a.probabilities.jpg"],
         ["a.probabilities.jpg", "a.jpg", "b/a.jpg"],
+        ["A.jpg", "b/a.jpg"],
     ],
 )
-def test_no_two_outputs_meet(paths):
-    found = _output_names([Path(path) for path in paths])
-    written = [f"{name}{suffix}" for name in found for suffix in (".png", ".probabilities.png")]
-    assert len(set(written)) == 2 * len(paths)
-    assert found[0] == Path(paths[0]).stem
+def test_no_two_outputs_meet(paths, model, tmp_path):
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (len(path) * 9, 0, 0)).save(tmp_path / path)
+    predict_files(model, [tmp_path / path for path in paths], tmp_path / "out", 0.0, probability_maps=True)
+    assert len(names(tmp_path / "out")) == 2 * len(paths) + 2
+    assert read(tmp_path / "out")["images"][0]["overlay"] == Path(paths[0]).stem
+
+
+@pytest.mark.parametrize("name", ["predictions.json", "results.json", "b.png", "a.probabilities.png"])
+@pytest.mark.parametrize("kind", ["a file", "a link", "nothing"])
+def test_what_is_foreign_stays(name, kind, model, photos, tmp_path):
+    """Refused before any work; a link is not followed either."""
+    out = tmp_path / "out"
+    out.mkdir()
+    other = tmp_path / "other"
+    other.write_text("[]")
+    if kind == "a link":
+        (out / name).symlink_to(other)
+    else:
+        (out / name).write_text("[]" if kind == "a file" else "")
+    before = (out / name).read_bytes()
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: is there already and was not (written|drawn) by"):
+        predict_files(model, [photos], out, THRESHOLD, probability_maps=True)
+    assert names(out) == {name}
+    assert (out / name).read_bytes() == before
+    assert other.read_text() == "[]"
+
+
+def test_results_that_have_been_edited_stay(model, photos, tmp_path):
+    out = tmp_path / "out"
+    predict_files(model, [photos], out, THRESHOLD)
+    (out / RESULTS_FILE).write_text("[]")
+    with pytest.raises(UserError, match=r"results\.json: is there already"):
+        predict_files(model, [photos], out, 0.5)
+    assert (out / RESULTS_FILE).read_text() == "[]"
+
+
+def test_own_pictures_are_no_input(model, photos, monkeypatch):
+    """With the output among the pictures, and with overlays that were carried elsewhere."""
+    (photos / "b.png").unlink()
+    first = predict_files(model, [photos], photos / "out", THRESHOLD, probability_maps=True)
+    assert "left out" not in first
+    (photos / "copy.png").write_bytes((photos / "out" / "a.png").read_bytes())
+    asked = count_predictions(monkeypatch)
+    second = predict_files(model, [photos], photos / "out", THRESHOLD, probability_maps=True)
+    assert "left out: 5 pictures that predict itself has drawn" in second
+    assert "not read" not in second
+    assert not asked
+    with pytest.raises(UserError, match="holds nothing but pictures that predict itself has drawn"):
+        predict_files(model, [photos / "out" / "a.png"], photos / "out2", THRESHOLD)
 
 
 @pytest.mark.parametrize("how", ["the same folder", "by another way"])
@@ -143,7 +377,7 @@ def test_the_pictures_themselves_are_not_overwritten(how, model, photos):
 
 def test_jpegs_may_have_their_overlays_beside_them(model, photos):
     predict_files(model, [photos / "a.jpg"], photos, THRESHOLD)
-    assert names(photos) == {"a.jpg", "a.png", "b.png", "more/c.webp", PREDICTIONS_FILE}
+    assert names(photos) == {"a.jpg", "a.png", "b.png", "more/c.webp"} | OWN
 
 
 # --- where nothing can be written ---
@@ -168,4 +402,5 @@ def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", fail)
     with pytest.raises(UserError, match=rf"b\.png: cannot be written: {os.strerror(code)}"):
         predict_files(model, [photos], tmp_path / "out", THRESHOLD)
-    assert names(tmp_path / "out") == {"a.png"}, "what was written is whole; no torso"
+    assert names(tmp_path / "out") == {"a.png"} | OWN, "what was written is whole; no torso"
+    assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg"]

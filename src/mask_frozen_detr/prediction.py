@@ -1,21 +1,59 @@
-"""`mask-frozen-detr predict`: overlays, a COCO results file and probability maps for a set of pictures."""
+"""`mask-frozen-detr predict`: overlays, a COCO data set and probability maps for a set of pictures."""
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 
-from mask_frozen_detr.data.images import find_images, read_image
-from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.machine.files import save_image_atomic, write_json_atomic
+from mask_frozen_detr.data.images import SUFFIXES, find_images, read_image
+from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.errors import UserError, printable, reason, shorten
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
+from mask_frozen_detr.results.fonts import check_font, undrawable
+from mask_frozen_detr.results.inference import check_thresholds
+from mask_frozen_detr.results.prediction_files import (
+    PREDICTIONS_FILE,
+    Predicted,
+    PredictionFiles,
+    describe_found,
+    hash_picture,
+    is_own_picture,
+    save_own_picture,
+)
 
-PREDICTIONS_FILE = "predictions.json"
+__all__ = ["PREDICTIONS_FILE", "predict_files"]
+
 OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"
+LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
+ODD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of one file, while the disk is well
+
+
+@dataclass(frozen=True)
+class _Options:
+    output: Path
+    score_threshold: float
+    max_detections: int
+    probability_maps: bool
+    overlays: bool
+    font: Path | None
+
+    def drawn(self, name: str, instances: int = 1) -> list[Path]:
+        """The pictures that are drawn of one."""
+        suffixes = [OVERLAY_SUFFIX] if self.overlays else []
+        suffixes += [MAPS_SUFFIX] if self.probability_maps and instances else []
+        return [self.output / f"{name}{suffix}" for suffix in suffixes]
 
 
 def predict_files(
@@ -23,85 +61,216 @@ def predict_files(
     inputs: Sequence[str | Path],
     output: Path,
     score_threshold: float = 0.3,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     probability_maps: bool = False,
     overlays: bool = True,
+    font: Path | None = None,
 ) -> str:
     """Predict every picture of `inputs`; returns a short report.
 
-    Writes `NAME.png` overlays, `NAME.probabilities.png` on request and predictions.json: {"images", "categories",
-    "annotations"}, the last as COCO results with class indices as category ids. A picture that cannot be read is
-    named and skipped. Under `accelerate launch` or `torchrun` every process takes its share of the pictures and gets
-    the same report; the first one writes predictions.json. Raises UserError where no picture can be read.
+    Writes `NAME.png` overlays, `NAME.probabilities.png` on request, and predictions.json and results.json as
+    `results.prediction_files` describes them. max_detections: None takes what the run was trained with. font: a
+    TrueType or OpenType file for the labels; else the system's are searched for what Pillow's own font lacks.
+
+    Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
+    which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
+    wrote is taken for a picture to predict. Under `accelerate launch` or `torchrun` every process takes its share of
+    the pictures and gets the same report; the first one writes predictions.json.
+    Raises UserError where no picture can be used, something foreign would be replaced, or the disk is full.
     """
     state = processes()
-    paths = find_images(inputs)
-    names = _output_names(paths)
-    inputs_at = {path.resolve() for path in paths}
-    for name in names:
-        for suffix in (OVERLAY_SUFFIX, MAPS_SUFFIX):
-            if (output / f"{name}{suffix}").resolve() in inputs_at:
-                raise UserError(
-                    f"{output / name}{suffix}: is one of the pictures to predict and would be overwritten; "
-                    "name another --output"
-                )
+    max_detections = model.max_detections if max_detections is None else max_detections
+    check_thresholds(score_threshold, max_detections)
+    check_font(font)
+    options = _Options(output, float(score_threshold), int(max_detections), probability_maps, overlays, font)
+    every = [Path(os.path.abspath(path)) for path in find_images(inputs)]
+    paths = [path for path in every if not is_own_picture(path)]
+    if not paths:
+        raise UserError(f"{printable(str(inputs[0]))}: holds nothing but pictures that predict itself has drawn")
+    settings = _settings(model, options)
+    files = PredictionFiles(output, settings, model.class_names, state.process_index, state.num_processes)
+    names = _names(paths, files)
+    problems: list[tuple[int, str]] = []
+    due: list[int] = []
+    for number, path in enumerate(paths):
+        with _told(problems, number, path):
+            known = files.pictures.get(path)
+            drawn = options.drawn(names[path], len(known.found) if known else 1)
+            if not (files.is_done(path) and all(is_own_picture(picture) for picture in drawn)):
+                due.append(number)
+    _check_targets([target for number in due for target in options.drawn(names[paths[number]])], set(paths))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot make the output folder: {error.strerror}") from error
     state.wait_for_everyone()  # all have listed the pictures before the first overlay lies among them
+
+    root = _root(inputs, [*paths, *files.pictures])
     bar = Progress("predicting", len(paths), quiet=not state.is_main_process)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    problems: list[tuple[int, str]] = []
-    empty: list[tuple[int, Path]] = []
-    for number in range(state.process_index, len(paths), state.num_processes):
-        path = paths[number]
-        try:
-            image = read_image(path)
-        except UserError as error:
-            problems.append((number, str(error)))
-            bar.update(min(number + state.num_processes, len(paths)))
-            continue
-        instances = model.predict(image, score_threshold, max_detections, probabilities=probability_maps)
-        images.append({"id": number, "file_name": str(path), "width": image.width, "height": image.height})
-        annotations += instances.to_coco(number, None)
-        if not len(instances):
-            empty.append((number, path))
-        if overlays:
-            save_image_atomic(draw_instances(image, instances), output / f"{names[number]}{OVERLAY_SUFFIX}")
-        if probability_maps and len(instances):
-            picture = draw_probability_maps(image, instances)
-            save_image_atomic(picture, output / f"{names[number]}{MAPS_SUFFIX}")
-        bar.update(min(number + state.num_processes, len(paths)))
+    bar.start(len(paths) - len(due))
+    problems = problems if state.is_main_process else []
+    new: list[Predicted] = []
+    try:
+        for place in range(state.process_index, len(due), state.num_processes):
+            path = paths[due[place]]
+            with _told(problems, due[place], path):
+                new.append(_predict(model, path, names[path], options))
+                files.add(new[-1])
+            files.save_if_due(root)
+            bar.update(len(paths) - len(due) + min(place + state.num_processes, len(due)))
+    except BaseException:
+        with contextlib.suppress(UserError):  # the first error is the one to tell
+            files.save(root, paths)
+        raise
     bar.close()
-    if state.num_processes > 1:  # gathered, and in the order of one process
-        images = sorted(gather_object(images), key=lambda entry: entry["id"])
-        annotations = sorted(gather_object(annotations), key=lambda entry: entry["image_id"])
-        problems, empty = sorted(gather_object(problems)), sorted(gather_object(empty))
-    if not images:
+    if state.num_processes > 1:
+        new, problems = gather_object(new), sorted(gather_object(problems))
+    for predicted in new:
+        files.add(predicted)
+    for number, _ in problems:
+        files.drop(paths[number])
+    done = [files.pictures[path] for path in paths if path in files.pictures]
+    if not done:
         raise UserError("no picture could be read:\n" + "\n".join(problem for _, problem in problems))
-    categories = [{"id": i, "name": name} for i, name in enumerate(model.detector.info.class_names) if name]
     if state.is_main_process:
-        write_json_atomic(
-            output / PREDICTIONS_FILE, {"images": images, "categories": categories, "annotations": annotations}
-        )
-    lines = [f"{len(annotations)} instances in {len(images)} pictures, in {output}"]
-    if empty:
-        lines.append(f"no instance above {score_threshold} in {len(empty)}, the first: {empty[0][1]}")
-    lines += [f"skipped: {problem}" for _, problem in problems]
-    return "\n".join(lines)
+        files.finish(root, paths)
+    return _report(model, inputs, options, files, done, len(done) - len(new), problems, len(every) - len(paths))
 
 
-def _output_names(paths: Sequence[Path]) -> list[str]:
-    """Stems, made unique where two folders hold pictures of one name: neither overlays nor maps may meet."""
-    taken: set[str] = set()
-    names = []
+def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
+    """All that decides what is found in a picture."""
+    info, kind = model.detector.info, model.device.type
+    identity = {key: value for key, value in info.identity.as_dict().items() if key not in ("name", "revision")}
+    return {
+        "score_threshold": options.score_threshold,
+        "max_detections": options.max_detections,
+        "precision": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "torch.float32",
+        "detector": identity,
+        "mask_network": hash_weights(model.network),
+        "preprocessing": info.preprocessing.describe(),
+        "class_names": model.class_names,
+    }
+
+
+def _predict(model: MaskFrozenDetr, path: Path, name: str, options: _Options) -> Predicted:
+    """One picture: read, segmented, drawn, and its drawings written."""
+    os.fspath(path).encode()  # or no JSON could hold the name
+    digest = hash_picture(path)
+    image = read_image(path)
+    maps = options.probability_maps
+    instances = model.predict(image, options.score_threshold, options.max_detections, probabilities=maps)
+    if options.overlays:
+        save_own_picture(draw_instances(image, instances, options.font), options.output / f"{name}{OVERLAY_SUFFIX}")
+    if maps and len(instances):
+        picture = draw_probability_maps(image, instances, options.font)
+        save_own_picture(picture, options.output / f"{name}{MAPS_SUFFIX}")
+    return Predicted(path, digest, image.width, image.height, name, describe_found(instances))
+
+
+@contextlib.contextmanager
+def _told(problems: list[tuple[int, str]], number: int, path: Path) -> Iterator[None]:
+    """One bad picture is one line, whatever fails on it; a disk that is full or closed ends all."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and "cannot be written" in str(error) and cause.errno not in ODD_NAMES:
+            raise
+        text = "its name is not valid Unicode; rename it" if isinstance(error, UnicodeEncodeError) else reason(error)
+        shown = printable(str(path))
+        problems.append((number, text if shown in text else f"{shown}: {text}"))
+
+
+def _names(paths: Sequence[Path], files: PredictionFiles) -> dict[Path, str]:
+    """What the pictures drawn of each are called: neither overlays nor maps may meet, whatever the file system.
+
+    Stems, made unique where two folders hold pictures of one name; an earlier call's names stay.
+    """
+    names = {path: one.name for path, one in files.pictures.items()}
+    taken = {_folded(f"{name}{suffix}") for name in names.values() for suffix in (OVERLAY_SUFFIX, MAPS_SUFFIX)}
     for path in paths:
-        name, count = path.stem, 1
-        while taken & {name + OVERLAY_SUFFIX, name + MAPS_SUFFIX}:
+        if path in names:
+            continue
+        stem = "".join(c if c.isprintable() else "_" for c in path.stem)
+        stem = stem.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
+        name, count = stem, 1
+        while taken & (made := {_folded(name + OVERLAY_SUFFIX), _folded(name + MAPS_SUFFIX)}):
             count += 1
-            name = f"{path.stem}-{count}"
-        taken |= {name + OVERLAY_SUFFIX, name + MAPS_SUFFIX}
-        names.append(name)
+            name = f"{stem}-{count}"
+        taken |= made
+        names[path] = name
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_targets(targets: Sequence[Path], paths: set[Path]) -> None:
+    """Raises UserError where a picture would be replaced that `predict` did not draw."""
+    inputs_at = {path.resolve() for path in paths}
+    for target in targets:
+        if not os.path.lexists(target):
+            continue
+        if target.resolve() in inputs_at:
+            raise UserError(
+                f"{printable(str(target))}: is one of the pictures to predict and would be overwritten; name another "
+                "--output"
+            )
+        if target.is_symlink() or not is_own_picture(target):
+            raise UserError(
+                f"{printable(str(target))}: is there already and was not drawn by predict, so it stays as it is; name "
+                "another --output, or move it"
+            )
+
+
+def _root(inputs: Sequence[str | Path], paths: Sequence[Path]) -> Path:
+    """The folder that all pictures lie below: the one given, if one is given."""
+    folders = [os.path.abspath(Path(entry).expanduser()) for entry in inputs if Path(entry).expanduser().is_dir()]
+    others = [str(path.parent) for path in paths if not any(path.is_relative_to(folder) for folder in folders)]
+    return Path(os.path.commonpath([*folders, *others]))
+
+
+def _not_read(inputs: Sequence[str | Path], output: Path) -> str:
+    """Kinds of files that folders hold and that are no pictures to this tool: "3 × .heic, 1 × .mp4"."""
+    kinds: Counter[str] = Counter()
+    for entry in inputs:
+        for parent, folders, names in os.walk(Path(entry).expanduser()):
+            if os.path.abspath(parent) == os.path.abspath(output):
+                names = [name for name in names if not re.fullmatch(r"(predictions(-\d+)?|results)\.json", name)]
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            suffixes = (os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))
+            kinds.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
+    ranked = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
+    return shorten([f"{count} × {printable(kind, 20)}" for kind, count in ranked])
+
+
+def _report(
+    model: MaskFrozenDetr,
+    inputs: Sequence[str | Path],
+    options: _Options,
+    files: PredictionFiles,
+    done: Sequence[Predicted],
+    kept: int,
+    problems: Sequence[tuple[int, str]],
+    own: int,
+) -> str:
+    count = sum(len(one.found) for one in done)
+    lines = [f"{count} instances in {len(done)} pictures, in {printable(str(options.output))}"]
+    if kept:
+        lines.append(f"{kept} of them had been done before")
+    if files.changed:
+        lines.append(f"all made anew, since settings have changed: {shorten(dict.fromkeys(files.changed))}")
+    empty = [one.path for one in done if not one.found]
+    if empty:
+        first = printable(str(empty[0]))
+        lines.append(f"no instance above {options.score_threshold} in {len(empty)}, the first: {first}")
+    lines += [f"skipped: {problem}" for _, problem in problems]
+    if own:
+        lines.append(f"left out: {own} pictures that predict itself has drawn")
+    if not_read := _not_read(inputs, options.output):
+        lines.append(f"not read: {not_read}")
+    labels = {model.class_names[entry["category_id"]] for one in done for entry in one.found}
+    if options.overlays and (letters := undrawable("".join(sorted(labels)), options.font)):
+        lines.append(f'no font found for "{letters}", drawn as "?"; --font names a font file that has them')
+    return "\n".join(lines)

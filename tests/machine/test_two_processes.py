@@ -136,9 +136,7 @@ def test_the_same_curve_and_ap(cached, train_command, alone, tmp_path):
     assert not shown[1].strip(), "one process speaks"
 
 
-@pytest.mark.parametrize(
-    "more", [["--query-o2o"], ["--no-mask-scoring", "--head", "segmenter"], ["--finetune", "full"]], ids=" ".join
-)
+@pytest.mark.parametrize("more", [["--query-o2o"], ["--no-mask-scoring", "--head", "segmenter"]], ids=" ".join)
 def test_a_process_without_a_single_match(more, scenes_folder, squashing_folder, tmp_path):
     """One of two pictures cannot be read, so one process never has anything to learn from: as with one alone."""
     annotations = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
@@ -162,10 +160,6 @@ def test_a_process_without_a_single_match(more, scenes_folder, squashing_folder,
     assert main(command(tmp_path / "alone")) == 0
     run_two(command(tmp_path / "run"), tmp_path)
     found, expected = lines(tmp_path / "run"), lines(tmp_path / "alone")
-    assert found[0]["bce"] == pytest.approx(expected[0]["bce"], rel=1e-3)
-    if "--finetune" in more:  # each process takes the mean over its own objects for the detector's loss
-        assert len(found) == STEPS
-        return
     assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=1e-3)
     weights, reference = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("run", "alone"))
     distance = sum(float((weights[key] - reference[key]).square().sum()) for key in reference) ** 0.5
@@ -223,9 +217,9 @@ def test_predict(pictures, alone, scenes, tmp_path):
     shown = run_two(arguments("two"), tmp_path)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
-    assert len(one) == (2 if pictures == "fewer than processes" else 6)
+    assert len(one) == (3 if pictures == "fewer than processes" else 7)
     saved = json.loads(one[PREDICTIONS_FILE])
-    assert len({entry["file_name"] for entry in saved["images"]}) == len(saved["images"]) == len(one) - 1
+    assert len({entry["file_name"] for entry in saved["images"]}) == len(saved["images"]) == len(one) - 2
     assert len(saved["annotations"]) > 5
     assert shown[0].count("instances in") == 1
     assert ("0-broken.jpg" in shown[0]) == (pictures == "all of them")

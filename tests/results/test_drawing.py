@@ -1,5 +1,6 @@
 """Pictures show what they should where they should: looked at pixel by pixel."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from mask_frozen_detr.data.coco import Annotation, ImageRecord
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.results import fonts as fonts_module
 from mask_frozen_detr.results.drawing import (
     draw_boxes,
     draw_instances,
@@ -237,3 +240,105 @@ def test_wall_puts_each_picture_into_its_cell():
     assert titles[:, :112].any()
     assert titles[:, 112:].any()
     assert draw_wall([], ["image"]).width > 100
+
+
+# --- letters ---
+
+CHINESE, ARABIC = "猫", "قطة"
+
+
+@pytest.fixture
+def fonts(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """`fonts(letters)` puts a font that has these letters, as full squares, among the system's, which has no other."""
+    builder = pytest.importorskip("fontTools.fontBuilder")
+    pens = pytest.importorskip("fontTools.pens.ttGlyphPen")
+    folder = tmp_path / "fonts"
+    folder.mkdir()
+    monkeypatch.setattr(fonts_module, "font_folders", lambda: [folder])
+    for cached in (fonts_module._system_fonts, fonts_module._face_of):
+        cached.cache_clear()
+
+    def make(letters: str, name: str = "squares.ttf") -> Path:
+        def square(side: int) -> object:
+            pen = pens.TTGlyphPen(None)
+            for k, point in enumerate([(0, 0), (0, side), (side, side), (side, 0)]):
+                (pen.lineTo if k else pen.moveTo)(point)
+            pen.closePath()
+            return pen.glyph()
+
+        glyphs = [".notdef", *(f"u{ord(letter):04X}" for letter in letters)]
+        font = builder.FontBuilder(1000, isTTF=True)
+        font.setupGlyphOrder(glyphs)
+        font.setupCharacterMap({ord(letter): f"u{ord(letter):04X}" for letter in letters})
+        font.setupGlyf({glyph: square(800 if k else 300) for k, glyph in enumerate(glyphs)})
+        font.setupHorizontalMetrics({glyph: (900, 0) for glyph in glyphs})
+        font.setupHorizontalHeader(ascent=900, descent=-100)
+        font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+        font.setupOS2(sTypoAscender=900, usWinAscent=900, usWinDescent=100)
+        font.setupPost()
+        font.save(folder / name)
+        for cached in (fonts_module._system_fonts, fonts_module._face_of):
+            cached.cache_clear()
+        return folder / name
+
+    yield make
+    for cached in (fonts_module._system_fonts, fonts_module._face_of):
+        cached.cache_clear()
+
+
+def label_pixels(name: str, font: Path | None = None) -> np.ndarray:
+    """The label of one instance: what lies above its box."""
+    return np.array(draw_instances(grey(), make([disc(160, 130, 80)], [name]), font))[25:49, 78:240]
+
+
+def test_letters_that_the_own_font_lacks_are_drawn_by_a_system_font(fonts):
+    fonts(CHINESE)
+    square, unknown = label_pixels(CHINESE), label_pixels("?")
+    assert (square != unknown).any()
+    ink = (square.astype(int).sum(-1) < 60).sum() if square.min() == 0 else (square.astype(int).sum(-1) > 700).sum()
+    assert ink > 1.5 * 30, "a full square of some 8 × 8 pixels"
+    assert not fonts_module.undrawable(CHINESE + "abc")
+
+
+def test_letters_that_no_font_has_are_told_and_no_boxes(fonts):
+    assert fonts_module.undrawable(f"{CHINESE} {ARABIC} {CHINESE} abc") == "猫قطة"
+    np.testing.assert_array_equal(label_pixels(CHINESE), label_pixels("?"))
+    np.testing.assert_array_equal(label_pixels("a" + CHINESE), label_pixels("a?"))
+
+
+def test_a_font_of_the_users_choice_goes_first(fonts, tmp_path):
+    chosen = fonts("abc", "chosen.ttf").rename(tmp_path / "chosen.ttf")
+    fonts_module.check_font(chosen)
+    assert (label_pixels("abc", chosen) != label_pixels("abc")).any()
+    np.testing.assert_array_equal(label_pixels("xyz", chosen), label_pixels("xyz"))
+    (tmp_path / "text.ttf").write_text("no font")
+    for place in (tmp_path / "text.ttf", tmp_path / "gone.ttf"):
+        with pytest.raises(UserError, match=f"font: found .*{place.name}, which cannot be opened"):
+            fonts_module.check_font(place)
+
+
+def test_widths_add_up_over_several_fonts(fonts):
+    fonts(CHINESE + ARABIC)
+    alone = [fonts_module.text_width(text, 20) for text in ("cat ", CHINESE, " ", ARABIC)]
+    assert fonts_module.text_width(f"cat {CHINESE} {ARABIC}", 20) == pytest.approx(sum(alone), abs=2)
+    assert min(alone) > 0
+
+
+@pytest.mark.skipif(not Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf").exists(), reason="no DejaVu here")
+def test_arabic_and_emoji_of_an_installed_font():
+    assert not fonts_module.undrawable(f"{ARABIC} 😀")
+    assert (label_pixels(ARABIC) != label_pixels("???")).any()
+    assert (label_pixels("😀") != label_pixels("?")).any()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\u202eb", "\x00", "", " ", "a\ud800b", "n" * 5000])
+def test_control_characters_and_long_names_are_drawn_harmlessly(name):
+    assert (label_pixels(name) != GREY).any() or len(name) > 100, "too wide for the picture"
+    assert draw_probability_maps(grey(), make([disc(160, 130, 80)], [name])).width < 3000
+
+
+def test_the_box_of_an_object_without_a_mask_is_drawn():
+    record = ImageRecord(1, Path("a.jpg"), WIDTH, HEIGHT, (Annotation(1, 5, (40, 100, 80, 80), None, False, 6400.0),))
+    drawn = changed(draw_truth(grey(), record, {5: "dog"}))
+    assert drawn[100, 40:120].all()
+    assert not drawn[105:175, 45:115].any()

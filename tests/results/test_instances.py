@@ -1,6 +1,7 @@
 """One image's instances in every form: arrays, run lengths, polygons, `supervision`, COCO results."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -124,10 +125,9 @@ def test_polygons_give_the_mask_back(instances):
 
 
 def test_supervision(instances):
+    pytest.importorskip("supervision")
     detections = instances.to_supervision()
-    import supervision  # after the method, which keeps its warning of a missing OpenCV quiet
-
-    assert isinstance(detections, supervision.Detections)
+    assert type(detections).__name__ == "Detections"
     np.testing.assert_array_equal(detections.xyxy, instances.boxes)
     np.testing.assert_array_equal(detections.mask, instances.masks)
     np.testing.assert_array_equal(detections.confidence, instances.scores)
@@ -135,6 +135,12 @@ def test_supervision(instances):
     assert detections["class_name"].tolist() == instances.names
     assert detections[detections.confidence > 0.6]["class_name"].tolist() == ["dog", "dog"]
     assert len(Instances.empty(HEIGHT, WIDTH).to_supervision()) == 0
+
+
+def test_without_supervision_its_extra_is_named(instances, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"pip install 'mask-frozen-detr\[supervision\]'"):
+        instances.to_supervision()
 
 
 CATEGORY_IDS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask_frozen_detr.results.paste import Crop, mask_confidence, paste_all, paste_probabilities
+from mask_frozen_detr.results.paste import Crop, mask_confidence, paste_probabilities
 
 HEIGHT, WIDTH = 30, 40
 
@@ -91,21 +91,6 @@ def test_paste_undoes_roi_align():
     np.testing.assert_allclose(
         inner, picture[crop.y + 1 :, crop.x + 1 :][: inner.shape[0], : inner.shape[1]], atol=1e-5
     )
-
-
-def test_paste_all_takes_tensors_and_arrays():
-    masks, frames = (
-        torch.rand(3, 8, 8, requires_grad=True),
-        torch.tensor([[1.0, 2.0, 9.5, 11.0], [0.0, 0.0, 40.0, 30.0], [50.0, 2.0, 60.0, 3.0]]),
-    )
-    crops = paste_all(masks, frames, HEIGHT, WIDTH)
-    same = paste_all(masks.detach().numpy(), frames.numpy(), HEIGHT, WIDTH)
-    for crop, other, mask, frame in zip(crops, same, masks.detach().numpy(), frames.tolist(), strict=True):
-        expected = reference(mask, frame, HEIGHT, WIDTH)
-        np.testing.assert_allclose(crop.full(HEIGHT, WIDTH), expected, atol=1e-6)
-        np.testing.assert_array_equal(crop.values, other.values)
-    assert crops[2].values.size == 0
-    assert paste_all(torch.zeros(0, 8, 8), torch.zeros(0, 4), HEIGHT, WIDTH) == []
 
 
 def test_confidence_is_equation_2():

@@ -27,6 +27,8 @@ class Predict:
     overlays: bool = True
     # Draw the pictures of the paper's Figures 4 and 8 as well: how sure the network is of each pixel.
     probability_maps: bool = False
+    # Font file for the labels; by default the system's are searched for letters that Pillow's own font lacks.
+    font: Path | None = None
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
     device: str | None = None
     # auto takes half precision where that is fast; boxes then move by its rounding.
@@ -55,9 +57,10 @@ class Predict:
                 self.images,
                 self.output,
                 self.score_threshold,
-                self.max_detections if self.max_detections is not None else model.max_detections,
+                self.max_detections,
                 self.probability_maps,
                 self.overlays,
+                self.font,
             )
         if processes().is_main_process:
             print(report)

@@ -128,7 +128,7 @@ def _read(file: Path, image_folder: Path) -> CocoData:
     categories = _categories(data["categories"], file)
     notes: Counter[str] = Counter()
     images = _images(data["images"], file, notes)
-    paths = _image_paths(images, file, image_folder)
+    paths = _image_paths(images, file, image_folder, _stated_root(data, file))
     skipped: list[Skipped] = []
     kept: dict[int, list[Annotation]] = {image_id: [] for image_id in paths}
     lost: Counter[int] = Counter()  # annotations of missing images
@@ -236,8 +236,17 @@ def _images(entries: list, file: Path, notes: Counter[str]) -> dict[int, tuple[s
     return images
 
 
-def _image_paths(images: dict[int, tuple[str, int, int]], file: Path, folder: Path) -> dict[int, Path]:
-    """Image id to path, of those that exist. File names may start at the folder or at one above it."""
+def _stated_root(data: dict[str, Any], file: Path) -> Path | None:
+    """Where the file itself says that its pictures lie, as seen from it: those that `predict` writes do."""
+    info = data.get("info")
+    root = info.get("image_root") if type(info) is dict else None
+    return file.parent / root if type(root) is str and root else None
+
+
+def _image_paths(
+    images: dict[int, tuple[str, int, int]], file: Path, folder: Path, root: Path | None = None
+) -> dict[int, Path]:
+    """Image id to path, of those that exist. File names may start at `root`, at the folder or at one above it."""
     listings: dict[str, set[str]] = {}  # one listing a folder is quicker than asking for each file
 
     def exists(path: str) -> bool:
@@ -250,7 +259,7 @@ def _image_paths(images: dict[int, tuple[str, int, int]], file: Path, folder: Pa
                 listings[parent] = set()
         return name in listings[parent]
 
-    bases = [str(base) for base in (folder, folder.parent, folder.parent.parent)]
+    bases = [str(base) for base in (root, folder, folder.parent, folder.parent.parent) if base is not None]
     paths = {}
     for image_id, (name, _, _) in images.items():
         for spelling in dict.fromkeys([name, name.replace("\\", "/")]):  # Windows' separators too

@@ -7,12 +7,14 @@ Letters: H × W image, h × w a piece of it.
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.results.fonts import label, text_width, write_text
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.label_placement import place_labels
 from mask_frozen_detr.results.paste import Crop
@@ -28,23 +30,29 @@ MOST_PANELS = 48
 GAP = 8  # between panels and cells, pixels
 
 
-def draw_instances(image: Image.Image, instances: Instances) -> Image.Image:
+def draw_instances(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
     """Masks, thin boxes and labels with the masks' scores over `image`, which stays as it is.
 
-    A label wider than the picture is left out. Raises ValueError where image and instances are not of one size.
+    font: a font file for the labels; by default Pillow's own, and the system's for letters that it lacks. A label
+    wider than the picture is left out. Raises ValueError where image and instances are not of one size.
     """
-    texts = [f"{name} {score:.2f}" for name, score in zip(instances.names, instances.scores, strict=True)]
-    return _overlay(image, instances, texts)
+    texts = [f"{label(name)} {score:.2f}" for name, score in zip(instances.names, instances.scores, strict=True)]
+    return _overlay(image, instances, texts, font)
 
 
-def draw_boxes(image: Image.Image, instances: Instances) -> Image.Image:
-    """What the detector alone says: boxes, labels with its own scores. Raises ValueError as `draw_instances`."""
-    texts = [f"{name} {score:.2f}" for name, score in zip(instances.names, instances.class_scores, strict=True)]
-    return _overlay(image, instances, texts, masks=False)
+def draw_boxes(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
+    """What the detector alone says: boxes, labels with its own scores. Arguments and errors as of `draw_instances`."""
+    scored = zip(instances.names, instances.class_scores, strict=True)
+    return _overlay(image, instances, [f"{label(name)} {score:.2f}" for name, score in scored], font, masks=False)
 
 
-def draw_truth(image: Image.Image, record: ImageRecord, categories: Mapping[int, str]) -> Image.Image:
-    """The ground truth of `image`, drawn as predictions are; categories: category id → name."""
+def draw_truth(
+    image: Image.Image, record: ImageRecord, categories: Mapping[int, str], font: Path | None = None
+) -> Image.Image:
+    """The ground truth of `image`, drawn as predictions are; categories: category id → name.
+
+    Of an object without a mask the box is drawn alone.
+    """
     annotations = record.annotations
     boxes = np.array([a.bbox for a in annotations], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -55,11 +63,17 @@ def draw_truth(image: Image.Image, record: ImageRecord, categories: Mapping[int,
         class_scores=ones,
         labels=np.array([a.category_id for a in annotations], np.int64),
         names=[categories[a.category_id] + (" (crowd)" if a.iscrowd else "") for a in annotations],
-        crops=[rle_to_crop(segmentation_to_rle(a.segmentation, record.height, record.width)) for a in annotations],
+        crops=[_crop_of_truth(a.segmentation, record) for a in annotations],
         height=record.height,
         width=record.width,
     )
-    return _overlay(image, truth, truth.names)
+    return _overlay(image, truth, [label(name) for name in truth.names], font)
+
+
+def _crop_of_truth(segmentation: Any, record: ImageRecord) -> Crop:
+    if segmentation is None:
+        return Crop(0, 0, np.zeros((0, 0), bool))
+    return rle_to_crop(segmentation_to_rle(segmentation, record.height, record.width))
 
 
 def draw_probability_map(image: Image.Image, probability: np.ndarray) -> Image.Image:
@@ -70,7 +84,7 @@ def draw_probability_map(image: Image.Image, probability: np.ndarray) -> Image.I
     return Image.blend(image.convert("RGB"), Image.fromarray(heat), HEAT)
 
 
-def draw_probability_maps(image: Image.Image, instances: Instances) -> Image.Image:
+def draw_probability_maps(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
     """A grid of each instance's surroundings with its probabilities, best first, at most `MOST_PANELS` of them.
 
     Raises ValueError where the probabilities were not kept, or image and instances are not of one size.
@@ -83,11 +97,12 @@ def draw_probability_maps(image: Image.Image, instances: Instances) -> Image.Ima
     for i in np.argsort(-instances.scores, kind="stable")[:MOST_PANELS]:
         around = _surroundings(instances.boxes[i], image.width, image.height)
         panels.append(draw_probability_map(image.crop(around), _piece(crops[i], *around)))
-        titles.append(f"{instances.names[i]} {instances.scores[i]:.2f}")
+        titles.append(f"{label(instances.names[i])} {instances.scores[i]:.2f}")
     if not panels:
         return draw_probability_map(image, np.zeros((image.height, image.width), np.float32))
     columns = math.ceil(math.sqrt(len(panels) * 4 / 3))
-    rows = [_row(panels[i : i + columns], PANEL, titles[i : i + columns]) for i in range(0, len(panels), columns)]
+    starts = range(0, len(panels), columns)
+    rows = [_row(panels[i : i + columns], PANEL, titles[i : i + columns], font) for i in starts]
     return _stack(rows)
 
 
@@ -97,7 +112,9 @@ def draw_wall(rows: Sequence[Sequence[Image.Image]], column_titles: Sequence[str
     return _stack([_row(blank, cell, column_titles), *(_row(row, cell) for row in rows)])
 
 
-def _overlay(image: Image.Image, instances: Instances, texts: Sequence[str], masks: bool = True) -> Image.Image:
+def _overlay(
+    image: Image.Image, instances: Instances, texts: Sequence[str], font: Path | None, masks: bool = True
+) -> Image.Image:
     _check_size(image, instances)
     line = max(1, round(min(image.size) / 300))
     colours = [_colour(i) for i in range(len(instances))]
@@ -110,7 +127,7 @@ def _overlay(image: Image.Image, instances: Instances, texts: Sequence[str], mas
         x1, y1, x2, y2 = instances.boxes[i].tolist()
         corners = (math.floor(x1), math.floor(y1), max(math.ceil(x2) - 1, x1), max(math.ceil(y2) - 1, y1))
         draw.rectangle(corners, outline=colours[i], width=max(1, line // 2) if masks else line)
-    _draw_labels(draw, texts, instances.boxes.astype(np.float64), colours, picture.size)
+    _draw_labels(draw, texts, instances.boxes.astype(np.float64), colours, picture.size, font)
     return picture
 
 
@@ -155,46 +172,38 @@ def _draw_labels(
     boxes: np.ndarray,
     colours: Sequence[Colour],
     size: tuple[int, int],
+    font: Path | None,
 ) -> None:
     if not texts:
         return
     width, height = size
     points = max(SMALLEST_TEXT, round(0.021 * math.sqrt(width * height)))
-    extents = _extents(draw, texts, points)
+    extents = _extents(texts, points, font)
     while points > SMALLEST_TEXT and extents.prod(1).sum() > 0.2 * width * height:  # a crowd: smaller letters
         points -= 1
-        extents = _extents(draw, texts, points)
-    font, pad = _font(points), _padding(points)
+        extents = _extents(texts, points, font)
     boxes = boxes.clip(0, [width, height, width, height])
-    places = place_labels(extents, boxes, width, height)
-    for place, box, colour in zip(places, boxes, colours, strict=True):
-        if place[2] > width or place[3] > height:
-            continue
-        here = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-        there = (min(max(here[0], box[0]), box[2]), min(max(here[1], box[1]), box[3]))
-        draw.line((*here, *there), fill=colour, width=max(1, points // 12))  # hidden unless the label had to move off
-    for place, text, colour in zip(places, texts, colours, strict=True):
-        if place[2] > width or place[3] > height:
-            continue
-        x1, y1, x2, y2 = (round(side) for side in place)
-        draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colour)
-        draw.text((x1 + pad, (y1 + y2) / 2), text, fill=_readable_on(colour), font=font, anchor="lm")
+    labels = place_labels(extents, boxes, width, height)
+    fitting = [i for i, corners in enumerate(labels) if corners[2] <= width and corners[3] <= height]
+    for i in fitting:  # lines first: they are hidden by the labels, unless one had to move off its box
+        middle = ((labels[i, 0] + labels[i, 2]) / 2, (labels[i, 1] + labels[i, 3]) / 2)
+        nearest = (min(max(middle[0], boxes[i, 0]), boxes[i, 2]), min(max(middle[1], boxes[i, 1]), boxes[i, 3]))
+        draw.line((*middle, *nearest), fill=colours[i], width=max(1, points // 12))
+    for i in fitting:
+        x1, y1, x2, y2 = (round(side) for side in labels[i])
+        draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colours[i])
+        write_text(draw, x1 + _padding(points), (y1 + y2) / 2, texts[i], points, _readable_on(colours[i]), font)
 
 
-def _extents(draw: ImageDraw.ImageDraw, texts: Sequence[str], points: int) -> np.ndarray:
+def _extents(texts: Sequence[str], points: int, font: Path | None) -> np.ndarray:
     """(N, 2) width and height of labels."""
     pad = _padding(points)
-    widths = [draw.textlength(text, font=_font(points)) + 2 * pad for text in texts]
+    widths = [text_width(text, points, font) + 2 * pad for text in texts]
     return np.stack([np.ceil(widths), np.full(len(texts), math.ceil(points * 1.2) + pad)], axis=1)
 
 
 def _padding(points: int) -> int:
     return max(2, points // 5)
-
-
-@lru_cache
-def _font(points: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(points)
 
 
 def _colour(index: int) -> Colour:
@@ -239,7 +248,9 @@ def _piece(crop: Crop, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return piece
 
 
-def _row(pictures: Sequence[Image.Image], cell: int, titles: Sequence[str] = ()) -> Image.Image:
+def _row(
+    pictures: Sequence[Image.Image], cell: int, titles: Sequence[str] = (), font: Path | None = None
+) -> Image.Image:
     """Pictures side by side on white, each fitted into a cell; titles above."""
     fitted = [_fit(picture, cell) for picture in pictures]
     points = max(12, cell // 18)
@@ -251,7 +262,8 @@ def _row(pictures: Sequence[Image.Image], cell: int, titles: Sequence[str] = ())
         left = GAP + k * (cell + GAP)
         row.paste(picture, (left + (cell - picture.width) // 2, head))
         if titles:
-            draw.text((left + cell / 2, head / 2), titles[k], fill="black", font=_font(points), anchor="mm")
+            start = left + (cell - text_width(titles[k], points, font)) / 2
+            write_text(draw, start, head / 2, titles[k], points, "black", font)
     return row
 
 

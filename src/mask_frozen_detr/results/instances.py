@@ -109,12 +109,21 @@ class Instances:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """As `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"]."""
+        """As `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"].
+
+        Raises ImportError, naming the extra to install, where that library is missing.
+        """
         import warnings
 
         with warnings.catch_warnings():  # it warns on import where OpenCV is not installed
             warnings.simplefilter("ignore", UserWarning)
-            import supervision
+            try:
+                import supervision
+            except ImportError as error:
+                raise ImportError(
+                    "to_supervision: the library supervision is not installed; "
+                    "pip install 'mask-frozen-detr[supervision]'"
+                ) from error
 
         return supervision.Detections(
             xyxy=self.boxes,

@@ -1,6 +1,6 @@
 """Where the labels of a picture go, so that they hide neither each other nor small objects.
 
-Letters: N labels, C places to choose from.
+Letters: N labels, C candidates for a label's place.
 """
 
 import numpy as np
@@ -19,18 +19,18 @@ def place_labels(sizes: np.ndarray, boxes: np.ndarray, width: int, height: int) 
     """
     placed = np.zeros((0, 4))
     for size, box in zip(sizes, boxes, strict=True):
-        places = _places(size, box, width, height)
+        candidates = _candidates(size, box, width, height)
         price = (
-            LABEL_OVERLAP * _overlap(places, placed).sum(1) / size.prod()
-            + BOX_COVERAGE * (_overlap(places, boxes) / _area(boxes)).sum(1)
-            + DISTANCE * _gap(places, box) / size[1]
+            LABEL_OVERLAP * _overlap(candidates, placed).sum(1) / size.prod()
+            + BOX_COVERAGE * (_overlap(candidates, boxes) / _area(boxes)).sum(1)
+            + DISTANCE * _gap(candidates, box) / size[1]
         )
-        placed = np.concatenate([placed, places[price.argmin()][None]])
+        placed = np.concatenate([placed, candidates[price.argmin()][None]])
     return placed
 
 
-def _places(size: np.ndarray, box: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(C, 4) places, the customary ones first: above, then within, below, beside and further off the box."""
+def _candidates(size: np.ndarray, box: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(C, 4) corners of labels, the customary ones first: above, then within, below, beside and further off the box."""
     (w, h), (x1, y1, x2, y2) = size, box
     away = np.arange(STEPS_AWAY) * h
     tops = np.concatenate([[y1 - h, y1, y2, y2 - h], y1 - h - away[1:], y2 + away[1:]])
@@ -41,16 +41,16 @@ def _places(size: np.ndarray, box: np.ndarray, width: int, height: int) -> np.nd
     return np.stack([left, top, left + w, top + h], axis=1)
 
 
-def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _overlap(candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(C, 4), (N, 4) → (C, N) pixels in common."""
-    low = np.maximum(places[:, None, :2], others[None, :, :2])
-    high = np.minimum(places[:, None, 2:], others[None, :, 2:])
+    low = np.maximum(candidates[:, None, :2], others[None, :, :2])
+    high = np.minimum(candidates[:, None, 2:], others[None, :, 2:])
     return (high - low).clip(0).prod(-1)
 
 
-def _gap(places: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(C, 4) → (C,) pixels between place and box, 0 where they touch."""
-    apart = np.maximum(places[:, :2] - box[2:], box[:2] - places[:, 2:]).clip(0)
+def _gap(candidates: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(C, 4) → (C,) pixels between label and box, 0 where they touch."""
+    apart = np.maximum(candidates[:, :2] - box[2:], box[:2] - candidates[:, 2:]).clip(0)
     return np.hypot(apart[:, 0], apart[:, 1])
 
 

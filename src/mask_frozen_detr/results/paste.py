@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +57,6 @@ def paste_probabilities(mask: np.ndarray, frame: Sequence[float], height: int, w
     y, top, down = _sources(y0, y1, mask.shape[0], height)
     columns = _blend(mask.T, left, across).T  # (r, w)
     return Crop(x, y, _blend(np.ascontiguousarray(columns), top, down))
-
-
-def paste_all(masks: Tensor | np.ndarray, frames: Tensor | np.ndarray, height: int, width: int) -> list[Crop]:
-    """`paste_probabilities` of (M, r, r) masks in (M, 4) frames; tensors may lie on any device."""
-    masks = torch.as_tensor(masks).detach().cpu().float().numpy()
-    frames = torch.as_tensor(frames).detach().cpu().double().numpy()
-    return [paste_probabilities(mask, frame, height, width) for mask, frame in zip(masks, frames, strict=True)]
 
 
 def mask_confidence(crop: Crop, threshold: float = 0.5) -> float:

@@ -46,11 +46,6 @@ def segmentation_to_rle(segmentation: Sequence[Sequence[float]] | dict, height: 
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
 
 
-def rle_area(rle: dict) -> int:
-    """How many pixels the mask has."""
-    return int(coco_mask.area(_compressed(rle)))
-
-
 def _changes(crop: Crop, height: int, width: int) -> np.ndarray:
     """Where runs begin, in ascending order, as positions down the columns of the whole image.
 
