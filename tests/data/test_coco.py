@@ -126,20 +126,12 @@ BROKEN = {
     "negative run": (dict(segmentation={"size": [H, W], "counts": [5, -5, H * W]}), "RLE counts cannot be decoded"),
     "broken run": (dict(segmentation={"size": [H, W], "counts": [0.5, H * W - 0.5]}), "RLE counts cannot be decoded"),
     "RLE of nothing": (dict(segmentation={"size": [H, W], "counts": [H * W]}), "RLE of an empty mask"),
-    "no width": (dict(bbox=[5, 5, 0, 10]), "bbox without width or height"),
-    "negative height": (dict(bbox=[5, 5, 10, -1]), "bbox without width or height"),
-    "three numbers": (dict(bbox=[5, 5, 10]), "bbox is not four numbers"),
-    "text in the box": (dict(bbox=[5, 5, "10", 10]), "bbox is not four numbers"),
-    "NaN in the box": (dict(bbox=[5, 5, math.nan, 10]), "bbox is not four numbers"),
     "box outside": (dict(bbox=[W, 5, 10, 10]), "bbox lies outside the image"),
     "box elsewhere": (dict(bbox=[25, 20, 8, 8]), "bbox and polygon do not touch"),
     "unknown category": (dict(category_id=4), r"unknown category id: 4, the file has \[3, 7\]"),
     "no category": (dict(category_id=None), "category_id is missing"),
-    "category as text": (dict(category_id="3"), "category_id is missing or no whole number: '3'"),
     "unknown image": (dict(image_id=77), "unknown image id: 77"),
     "image id as a list": (dict(image_id=[1]), "image_id is missing or no whole number"),
-    "duplicated id": (dict(annotation_id=1), "duplicated annotation id"),
-    "no id": (dict(annotation_id=None), "id is missing"),
     "odd crowd flag": (dict(iscrowd="no"), "iscrowd is neither 0 nor 1"),
 }  # fmt: skip
 
@@ -147,16 +139,88 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_annotations_are_skipped_and_named(read, case):
     changes, why = BROKEN[case]
-    data = read(data_set(annotation(1), annotation(**({"annotation_id": 17} | changes)), annotation(20)))
+    box = {"bbox": None} if "segmentation" in changes else {}  # a good box would stay
+    data = read(data_set(annotation(1), annotation(**({"annotation_id": 17} | box | changes)), annotation(20)))
     kept = data.images[0].annotations
     assert [(a.id, a.segmentation) for a in kept] == [(1, [SQUARE]), (20, [SQUARE])], "the others stay"
     (skipped,) = data.skipped
     assert re.match(why, skipped.why), skipped.why
-    annotation_id, image_id = changes.get("annotation_id", 17), changes.get("image_id", 1)
+    image_id = changes.get("image_id", 1)
     named = "image 1, dog.jpg" if image_id == 1 else f"image {image_id}"
-    where = "entry 1 of 'annotations'" if annotation_id is None else f"annotation {annotation_id} ({named})"
+    where = f"annotation 17 ({named})"
     assert skipped.where == f"instances_train.json, {where}"
-    assert f"skipped 1 × {skipped.why.split(':')[0]}, first: {where}" in data.summary()
+    kind, _, found = skipped.why.partition(":")
+    first = f"{where}:{found}" if found else where
+    assert f"skipped 1 × {kind}, first: {first}" in data.summary(), "the first case is shown whole"
+    assert data.left_out() == {kind: 1}
+
+
+@pytest.mark.parametrize("case", [case for case, (changes, _) in BROKEN.items() if "segmentation" in changes])
+def test_a_box_stays_without_its_mask(read, case):
+    changes, why = BROKEN[case]
+    data = read(data_set(annotation(1), annotation(17, area=None, **changes)))
+    kept = data.images[0].annotations[1]
+    assert (kept.id, kept.bbox, kept.segmentation, kept.area) == (17, (5, 5, 10, 10), None, 100)
+    assert not data.skipped
+    (note,) = data.notes
+    assert note.startswith("object without a mask, a box alone (")
+    assert re.match(why.split(":")[0].split(" .*")[0], note.split("(")[1].rstrip(")"))
+
+
+@pytest.mark.parametrize(
+    "bbox", [[], [5, 5, 0, 10], [5, 5, 10, -1], [5, 5, 10], [5, 5, "10", 10], [5, 5, math.nan, 10], "5 5 10 10"]
+)
+@pytest.mark.parametrize("segmentation", [[SQUARE], {"size": [H, W], "counts": COUNTS}])
+def test_a_box_is_taken_from_the_mask(read, bbox, segmentation):
+    data = read(data_set(annotation(bbox=bbox, segmentation=segmentation)))
+    assert data.images[0].annotations[0].bbox == tuple(coco_mask.toBbox(RLE))
+    assert data.notes == {"box taken from the mask, the file's is none": 1}
+
+
+def test_a_box_and_a_mask_that_are_both_broken_are_skipped(read):
+    data = read(data_set(annotation(1), annotation(2, bbox=[5, 5, 0, 10], segmentation=[[5, 5, 15, 15]])))
+    assert data.left_out() == {"bbox without width or height": 1}
+
+
+@pytest.mark.parametrize("ids", [[1, 1, 2], [None, 4, 5], ["a", 4, 5], [0, 1, 2], [1.5, 2, 3], [10**30, 2, 3]])
+def test_annotation_ids_are_bookkeeping(read, ids):
+    boxes = [[5, 5, 10, 10], [6, 6, 9, 9], [7, 7, 8, 8]]
+    entries = [annotation(i, bbox=box) for i, box in zip(ids, boxes, strict=True)]
+    data = read(data_set(*entries))
+    assert [(a.id, list(a.bbox)) for a in data.images[0].annotations] == list(enumerate(boxes, 1))
+    assert not data.skipped
+    assert "numbered anew" in data.summary()
+
+
+def test_a_whole_number_is_one_however_it_is_written(read):
+    images = [image(1.0, width=float(W), height=str(H))]
+    content = data_set(annotation(7.0, image_id="1", category_id="3", iscrowd=True), images=images)
+    content["categories"] = [{"id": "3", "name": "dog"}, {"id": 7.0, "name": "cat"}]
+    (record,) = (data := read(content)).images
+    assert (record.id, record.width, record.height) == (1, W, H)
+    assert all(type(value) is int for value in (record.id, record.width, record.height, *data.categories))
+    (kept,) = record.annotations
+    assert (kept.id, kept.category_id, kept.iscrowd) == (7, 3, True)
+    assert (type(kept.id), type(kept.category_id)) == (int, int)
+
+
+@pytest.mark.parametrize(("value", "crowd"), [(None, False), (True, True), (False, False), (1.0, True), ("0", False)])
+def test_crowd_flags(read, value, crowd):
+    entry = annotation() | {"iscrowd": value}
+    assert read(data_set(entry)).images[0].annotations[0].iscrowd is crowd
+
+
+@pytest.mark.parametrize("side", [1e5, 2**31, 1e30, "9" * 5000])
+def test_absurd_sizes_are_errors(read, side):
+    with pytest.raises(UserError, match=r"entry 0 of 'images'.* expected"):
+        read(data_set(annotation(), images=[image(width=side, height=side)]))
+
+
+@pytest.mark.parametrize("far", [1e6, 1e30, 1e300])
+def test_coordinates_far_beyond_the_image_are_not_drawn(read, far):
+    data = read(data_set(annotation(1, segmentation=[[5, 5, far, 5, far, 15]]), annotation(2, bbox=[5, 5, far, far])))
+    assert [(a.id, a.segmentation) for a in data.images[0].annotations] == [(1, None)]
+    assert data.left_out() == {"bbox reaches far beyond the image": 1}
 
 
 def test_an_annotation_that_is_no_object(read):
@@ -166,13 +230,13 @@ def test_an_annotation_that_is_no_object(read):
 
 
 def test_the_summary_groups_faults(read):
-    lines = [annotation(i, segmentation=[[5, 5, 15, 15]]) for i in range(2, 6)]
+    lines = [annotation(i, bbox=None, segmentation=[[5, 5, 15, 15]]) for i in range(2, 6)]
     data = read(data_set(annotation(1), *lines, annotation(6, category_id=4)))
     assert data.summary().splitlines() == [
         "instances_train.json: 1 images (0 without annotations), 1 instances (0 of them crowds), 2 categories, "
         "5 skipped",
-        "  skipped 4 × polygon with fewer than 3 points, first: annotation 2 (image 1, dog.jpg)",
-        "  skipped 1 × unknown category id, first: annotation 6 (image 1, dog.jpg)",
+        "  skipped 4 × polygon with fewer than 3 points, first: annotation 2 (image 1, dog.jpg): part 0 has 2",
+        "  skipped 1 × unknown category id, first: annotation 6 (image 1, dog.jpg): 4, the file has [3, 7]",
     ]
 
 
@@ -227,7 +291,7 @@ BAD_FILES = {
     "annotations by id": (data_set() | {"annotations": {"1": annotation()}}, "'annotations' is a dict, expected a"),
     "image is text": (data_set(images=["dog.jpg"]), "entry 0 of 'images': is a str, expected an object"),
     "image without id": (data_set(images=[{"file_name": "dog.jpg"}]), "entry 0 of 'images': 'id' is missing"),
-    "image id is text": (data_set(images=[image("1")]), "entry 0 of 'images': 'id' is '1', expected a number"),
+    "image id is text": (data_set(images=[image("x")]), "entry 0 of 'images': 'id' is 'x', expected a number"),
     "no file name": (data_set(images=[{"id": 1, "width": W, "height": H}]), "'file_name' is missing, expected text"),
     "no width": (data_set(images=[image(), image(2, width=None)]), "entry 1 of 'images': 'width' is None"),
     "no pixels": (data_set(images=[image(height=0)]), r"entry 0 of 'images' \(dog.jpg\): is 40 × 0 pixels"),
@@ -241,7 +305,10 @@ BAD_FILES = {
     "nothing at all": (data_set(images=[]), "'images' is empty"),
     "no category": (data_set() | {"categories": []}, "'categories' is empty"),
     "no image file": (data_set(images=[image(1, "a.jpg"), image(2, "b.jpg")]), "none of its 2 image files .*a.jpg"),
-    "all broken": (data_set(annotation(category_id=5), annotation(2, bbox=[1])), "none of 2 annotations can be used"),
+    "all broken": (
+        data_set(annotation(category_id=5), annotation(2, bbox=[1], segmentation=[])),
+        "none of 2 annotations can be used",
+    ),
 }  # fmt: skip
 
 

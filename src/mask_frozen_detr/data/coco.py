@@ -7,15 +7,16 @@ import gc
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mask_frozen_detr.data.images import PIXELS_VARIABLE, pixel_limit
 from mask_frozen_detr.data.splits import describe_incomplete, find_splits, image_folder_of, search_splits
-from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation, whole
+from mask_frozen_detr.errors import UserError, printable
 
 __all__ = [
     "Annotation",
@@ -58,6 +59,10 @@ class CocoData:
     skipped: list[Skipped]
     notes: dict[str, int] = field(default_factory=dict)
 
+    def left_out(self) -> Counter[str]:
+        """What is not used, counted by kind of fault."""
+        return Counter(skipped.why.split(":")[0] for skipped in self.skipped)
+
     def summary(self) -> str:
         """A line of counts, then one for each kind of fault and each note."""
         instances = sum(len(image.annotations) for image in self.images)
@@ -68,10 +73,11 @@ class CocoData:
             f"instances ({crowds} of them crowds), {len(self.categories)} categories, {len(self.skipped)} skipped"
         ]
         first: dict[str, str] = {}
-        kinds = Counter(skipped.why.split(":")[0] for skipped in self.skipped)
+        kinds = self.left_out()
         for skipped in self.skipped:
             where = skipped.where.removeprefix(f"{self.annotation_file.name}, ")
-            first.setdefault(skipped.why.split(":")[0], where)
+            kind, _, found = skipped.why.partition(":")
+            first.setdefault(kind, f"{where}:{found}" if found else where)
         lines += [f"  skipped {n} × {kind}, first: {first[kind]}" for kind, n in kinds.most_common()]
         lines += [f"  note: {n} × {note}" for note, n in self.notes.items()]
         return "\n".join(lines)
@@ -133,13 +139,20 @@ def _read(file: Path, image_folder: Path) -> CocoData:
     kept: dict[int, list[Annotation]] = {image_id: [] for image_id in paths}
     lost: Counter[int] = Counter()  # annotations of missing images
     seen: set[int] = set()
+    odd_ids = 0
     raws: list[Any] = data["annotations"]
     total = len(raws)
     raws.reverse()
     while raws:  # taken off the list, so that each is freed once it is read
         raw = raws.pop()
         try:
-            image_id = _check_ids(raw, total - len(raws) - 1, seen, images, categories)
+            image_id = _check_ids(raw, total - len(raws) - 1, images, categories)
+            given = whole(raw.get("id"))
+            if given is None or given <= 0 or given in seen:  # 0 reads as "no match" in COCO's evaluation
+                odd_ids += 1
+                given = 0
+            seen.add(given)
+            raw["id"] = given
             if image_id not in paths:
                 lost[image_id] += 1
                 continue
@@ -151,6 +164,12 @@ def _read(file: Path, image_folder: Path) -> CocoData:
         if image_id not in paths:
             what = f"not in {image_folder}, {lost[image_id]} annotations dropped with it"
             skipped.append(Skipped(f"{file.name}, image {image_id} ({name})", f"image file is missing: {what}"))
+    if odd_ids:
+        notes["annotation id missing, used twice or no positive whole number; all are numbered anew"] += odd_ids
+        number = 0
+        for image_id, annotations in kept.items():
+            kept[image_id] = [replace(a, id=number + place) for place, a in enumerate(annotations, 1)]
+            number += len(annotations)
     records = [
         ImageRecord(image_id, path, *images[image_id][1:], tuple(kept.pop(image_id)))
         for image_id, path in paths.items()
@@ -170,10 +189,14 @@ def _load_json(file: Path) -> dict[str, list]:
         raise UserError(f"{file}: is not JSON ({error}), expected a COCO annotation file") from None
     try:
         data = json.loads(text)
+    except MemoryError:
+        raise UserError(f"{file}: not enough memory to read it, expected a smaller annotation file") from None
     except json.JSONDecodeError as error:
         at_end = error.pos >= len(text.rstrip()) - 8 or error.msg.startswith("Unterminated string")
         found = "is empty" if not text.strip() else "ends too early, truncated?" if at_end else "is not JSON"
         raise UserError(f"{file}: {found} ({error}), expected a COCO annotation file") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{file}: is not JSON ({error}), expected a COCO annotation file") from None
     except RecursionError:
         raise UserError(f"{file}: is nested too deeply, expected a COCO annotation file") from None
     if type(data) is not dict:
@@ -194,11 +217,21 @@ def _load_json(file: Path) -> dict[str, list]:
     return data
 
 
+def shown(value: Any) -> str:
+    """A value of the file for a message: short, and nothing in it that a terminal would obey."""
+    try:
+        return printable(repr(value), 40)
+    except ValueError:  # a number of too many digits
+        return f"a {type(value).__name__}"
+
+
 def _field(entry: Any, key: str, kind: type, where: str) -> Any:
     if type(entry) is not dict:
         raise UserError(f"{where}: is a {type(entry).__name__}, expected an object")
-    if type(entry.get(key)) is not kind:
-        found = repr(entry[key]) if key in entry else "missing"
+    if kind is int and (number := whole(entry.get(key))) is not None:
+        return number
+    if kind is int or type(entry.get(key)) is not kind:
+        found = shown(entry[key]) if key in entry else "missing"
         raise UserError(f"{where}: '{key}' is {found}, expected {'a number' if kind is int else 'text'}")
     return entry[key]
 
@@ -225,6 +258,11 @@ def _images(entries: list, file: Path, notes: Counter[str]) -> dict[int, tuple[s
         width, height = _field(entry, "width", int, where), _field(entry, "height", int, where)
         if width <= 0 or height <= 0:
             raise UserError(f"{where} ({name}): is {width} × {height} pixels, expected a positive width and height")
+        if width * height > pixel_limit():
+            raise UserError(
+                f"{where} ({printable(name)}): is {shown(width)} × {shown(height)} pixels, expected at most "
+                f"{pixel_limit()} in all; {PIXELS_VARIABLE} raises the limit"
+            )
         if image_id not in images:
             images[image_id] = name, width, height
         elif images[image_id] == (name, width, height):
@@ -276,16 +314,15 @@ def _image_paths(
     return paths
 
 
-def _check_ids(raw: Any, index: int, seen: set[int], images: dict, categories: dict) -> int:
+def _check_ids(raw: Any, index: int, images: dict, categories: dict) -> int:
     """The image's id. Raises Broken."""
     if type(raw) is not dict:
         raise Broken(f"annotation is not an object: entry {index} is a {type(raw).__name__}")
-    for key in ("id", "image_id", "category_id"):
-        if type(raw.get(key)) is not int:
-            raise Broken(f"{key} is missing or no whole number: {raw.get(key)!r:.40}")
-    if raw["id"] in seen:
-        raise Broken("duplicated annotation id: the first is kept")
-    seen.add(raw["id"])
+    for key in ("image_id", "category_id"):
+        number = whole(raw.get(key))
+        if number is None:
+            raise Broken(f"{key} is missing or no whole number: {shown(raw.get(key))}")
+        raw[key] = number
     if raw["image_id"] not in images:
         raise Broken(f"unknown image id: {raw['image_id']}")
     if raw["category_id"] not in categories:

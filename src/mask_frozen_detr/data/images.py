@@ -7,6 +7,7 @@ their side and show what happens to lie beneath transparent pixels.
 import glob
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +15,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
+PIXELS_VARIABLE = "MASK_FROZEN_DETR_MAX_PIXELS"  # environment: pixels that a picture may have, some 179 million else
+if os.environ.get(PIXELS_VARIABLE, "").isdecimal():
+    Image.MAX_IMAGE_PIXELS = max(1, int(os.environ[PIXELS_VARIABLE]) // 2)  # Pillow's error comes at twice its limit
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+
+
+def pixel_limit() -> int:
+    """Pixels that a picture may have, so that memory is bounded before it is taken."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
 
 
 def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
@@ -50,11 +61,15 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
         found = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image that can be read"
         raise UserError(f"{path}: {found}, expected JPEG, PNG, WebP, BMP or TIFF") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too many pixels ({error}); scale the image down") from None
+        raise UserError(
+            f"{path}: too many pixels ({error}); scale the image down, or set {PIXELS_VARIABLE} higher"
+        ) from None
     except UserError:
         raise
-    except _DAMAGE as error:
-        raise UserError(f"{path}: the image is damaged or truncated ({error}); replace the file") from None
+    except MemoryError:
+        raise UserError(f"{path}: not enough memory for this image; scale it down") from None
+    except Exception as error:  # decoders raise whatever they like on what is damaged
+        raise UserError(f"{path}: the image is damaged or truncated ({reason(error)}); replace the file") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

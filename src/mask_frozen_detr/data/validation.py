@@ -17,6 +17,9 @@ from pycocotools import mask as coco_mask
 Extent = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 CROSSING = "polygon crosses itself (its signed area is 0); filled by the even-odd rule, as COCO does"
+NO_MASK = "object without a mask, a box alone"
+BOX_COMPUTED = "box taken from the mask"
+FAR = 10  # image sides beyond the image that coordinates may reach
 PARTS_DROPPED = "part of an object dropped, the rest kept"
 
 
@@ -27,7 +30,8 @@ class Annotation:
     id: int
     category_id: int
     bbox: tuple[float, float, float, float]
-    segmentation: list[list[float]] | dict  # polygons, or compressed RLE {"size": [h, w], "counts": bytes}
+    # polygons, or compressed RLE {"size": [h, w], "counts": bytes}; None: nobody drew a mask
+    segmentation: list[list[float]] | dict | None
     iscrowd: bool
     area: float
 
@@ -46,24 +50,49 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
 
     Raises: Broken.
     """
-    crowd = raw.get("iscrowd", 0)
-    if crowd not in (0, 1):
+    crowd = raw.get("iscrowd")
+    if crowd is not None and type(crowd) is not bool and whole(crowd) not in (0, 1):
         raise Broken(f"iscrowd is neither 0 nor 1: {_show(crowd)}")
-    segmentation = raw.get("segmentation")
-    if not segmentation:
-        raise Broken("no segmentation")
+    crowd = crowd is not None and bool(int(crowd))
+    segmentation, bbox = raw.get("segmentation"), raw.get("bbox")
     extent: Extent | None = None
-    if type(segmentation) is dict:
-        segmentation, area = _check_rle(segmentation, width, height)
-    elif type(segmentation) is list:
-        segmentation, extent, area = _check_polygons(segmentation, width, height, notes)
+    area = 0.0
+    try:
+        if not segmentation:
+            raise Broken("no segmentation")
+        if type(segmentation) is dict:
+            segmentation, area = _check_rle(segmentation, width, height)
+        elif type(segmentation) is list:
+            segmentation, extent, area = _check_polygons(segmentation, width, height, notes)
+        else:
+            raise Broken(f"segmentation is neither polygons nor RLE: {_show(segmentation)}")
+    except Broken as fault:
+        if bbox is None or bbox == []:
+            raise
+        segmentation, extent = None, None
+        found = _check_bbox(bbox, None, None, width, height)  # a good box is still true
+        notes[f"{NO_MASK} ({str(fault).split(':')[0]})"] += 1
     else:
-        raise Broken(f"segmentation is neither polygons nor RLE: {_show(segmentation)}")
+        if bbox is not None and not _is_box(bbox):
+            notes[f"{BOX_COMPUTED}, the file's is none"] += 1
+            bbox = None
+        found = _check_bbox(bbox, segmentation, extent, width, height)
     stated_area: Any = raw.get("area")
     if _are_finite([stated_area]) and stated_area > 0:
         area = float(stated_area)
-    bbox = _check_bbox(raw.get("bbox"), segmentation, extent, width, height)
-    return Annotation(raw["id"], raw["category_id"], bbox, segmentation, bool(crowd), area or bbox[2] * bbox[3])
+    return Annotation(raw["id"], raw["category_id"], found, segmentation, crowd, area or found[2] * found[3])
+
+
+def whole(value: Any) -> int | None:
+    """A whole number however it is written, as 1, 1.0 or "1"; None for all else, and beyond 64 bits."""
+    digits = type(value) is str and len(value) < 20 and value.isascii() and value.removeprefix("-").isdigit()
+    if digits or (type(value) is float and value.is_integer()):
+        value = int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def _is_box(bbox: Any) -> bool:
+    return type(bbox) is list and len(bbox) == 4 and _are_finite(bbox) and bbox[2] > 0 and bbox[3] > 0
 
 
 def _check_bbox(bbox: Any, segmentation: Any, extent: Extent | None, width: int, height: int) -> Extent:
@@ -78,6 +107,8 @@ def _check_bbox(bbox: Any, segmentation: Any, extent: Extent | None, width: int,
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
         raise Broken(f"bbox without width or height: {bbox}")
+    if _is_far((x, y, x + w, y + h), width, height):
+        raise Broken(f"bbox reaches far beyond the image: {_show(bbox)} in {width} × {height}")
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise Broken(f"bbox lies outside the image: {bbox} in {width} × {height}")
     if extent and (x >= extent[2] or y >= extent[3] or x + w <= extent[0] or y + h <= extent[1]):
@@ -107,6 +138,9 @@ def _check_polygons(
         if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
             fault = f"polygon lies outside the image: part {index} within {extent} (x0, y0, x1, y1)"
             continue
+        if _is_far(extent, width, height):
+            fault = f"polygon reaches far beyond the image: part {index} within {extent} (x0, y0, x1, y1)"
+            continue
         doubled = _doubled_area(xs, ys)
         if abs(doubled) <= 1e-6 * max(1.0, (x1 - x0) * (y1 - y0)):
             if _on_a_line(xs, ys):
@@ -124,6 +158,12 @@ def _check_polygons(
         x0s, y0s, x1s, y1s = zip(*extents, strict=True)
         extents = [(min(x0s), min(y0s), max(x1s), max(y1s))]
     return (kept if len(kept) < len(parts) else parts), extents[0], area
+
+
+def _is_far(extent: Extent, width: int, height: int) -> bool:
+    """Whether drawing it could take memory and time without bound."""
+    x0, y0, x1, y1 = extent
+    return min(x0 / width, y0 / height) < -FAR or max(x1 / width, y1 / height) > FAR + 1
 
 
 def _doubled_area(xs: list[float], ys: list[float]) -> float:
