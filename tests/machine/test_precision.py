@@ -25,7 +25,8 @@ def test_processors(capabilities, fast, monkeypatch):
 
 def test_a_gpu_that_only_emulates_bf16_is_not_fast(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert resolve_precision("auto", GPU) == "fp32"
+    with pytest.warns(UserWarning, match="'auto' is float32 on this GPU.*'fp16' is faster"):
+        assert resolve_precision("auto", GPU) == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolve_precision("auto", GPU) == "bf16"
 

@@ -1,5 +1,6 @@
 """The precision that models compute in: float32, or half precision by autocast where the machine is fast in it."""
 
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
@@ -22,7 +23,17 @@ def fast_in_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """auto → bf16 where that is fast, else fp32. Raises UserError for fp16 on a CPU."""
+    """auto → bf16 where that is fast, else fp32. Raises UserError for fp16 on a CPU.
+
+    auto is never fp16: a frozen detector was not made for its narrow range and may overflow in it without a word.
+    GPUs that have fast fp16 alone (V100, T4) are told of it by a warning.
+    """
+    if precision == "auto" and device.type == "cuda" and not fast_in_bf16(device):
+        warnings.warn(
+            "precision 'auto' is float32 on this GPU, which does not compute in bf16; where it has tensor cores "
+            "(V100, T4) 'fp16' is faster, if the detector does not overflow in it",
+            stacklevel=2,
+        )
     if precision == "auto":
         return "bf16" if fast_in_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
