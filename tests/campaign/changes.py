@@ -67,7 +67,10 @@ def _crowd(document: dict, random: Random) -> str:
 
 
 def _picture(folder: Path, random: Random) -> str:
-    path = random.choice(sorted((folder / "data" / "train2017").iterdir()))
+    document = json.loads((folder / "data" / "annotations" / "instances_train2017.json").read_text())
+    used = {one["image_id"] for one in _known(document)}  # the others are left out of training
+    names = sorted(image["file_name"] for image in document["images"] if image["id"] in used)
+    path = folder / "data" / "train2017" / random.choice(names)
     Image.open(path).filter(ImageFilter.GaussianBlur(3)).save(path)
     return "a picture"
 

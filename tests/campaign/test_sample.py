@@ -7,7 +7,7 @@ from nursery import NURSERY
 
 from campaign.kinds import KINDS
 
-SAMPLE = ["kills", "records", "cache"]  # kinds that hold
+SAMPLE = ["kills", "two-runs", "weights", "records", "cache", "data", "full-disk", "read-only"]  # kinds that hold
 
 
 def _sample(names: list[str], root: str, found) -> None:
