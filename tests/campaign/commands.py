@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 45.0  # a command may take, on a machine with other work
+SECONDS = 60.0  # a command may take, on a machine with other work
 MEMORY = 1500  # MB that it may take besides what it was forked with
 # Bytes of control that no output may hold: all of C0 but tab and newline, DEL, C1, and what turns the reading order.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")

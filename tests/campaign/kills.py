@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,10 +93,12 @@ def signals_at_the_start(bench: Bench, random: Random, folder: Path) -> Try:
             os.killpg(process.pid, signal.SIGKILL)
             code, late = process.wait(), True
     text = (folder / "output").read_text(errors="replace")
-    if text and "mask_frozen_detr" not in text and "Traceback" in text:
-        text = ""  # the interpreter's own start, before any line of ours
-    ran = Ran(code, text, time.monotonic() - started, 0, late)
-    faults = manners(ran, {0, SIGNALS[number], *([-number] if moment < 1 else [])})
+    codes = {0, SIGNALS[number], *([-number] if moment < 1 else [])}
+    if "Traceback" in text and "mask_frozen_detr" not in text:
+        text, codes = "", {*codes, 1}  # the interpreter's own start, before any line of ours
+    elif command[0] == "recipes" or "--help" in command:
+        codes.add(-number)  # all is said, and the interpreter, at its end, obeys no handler any more
+    faults = manners(Ran(code, text, time.monotonic() - started, 0, late), codes)
     return Try(f"{command[0]}, {number.name} after {moment:.2f} s", faults)
 
 
@@ -107,8 +110,6 @@ def two_runs_one_folder(bench: Bench, random: Random, folder: Path) -> Try:
     more = random.choice([[], [], ["--resume"], ["--overwrite"]])
     if more == ["--resume"] and random.random() < 0.5:
         # Both go on with a run that was killed.
-        import shutil
-
         shutil.copytree(bench.killed, output)
         first_seed = second_seed = "0"
         story.append("a killed run")
