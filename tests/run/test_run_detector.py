@@ -1,0 +1,209 @@
+"""A run finds its detector again, and takes no other; what its description says is bounded before it takes memory."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_squashing_detector
+from safetensors.torch import load_file
+from synthetic_detections import scatter_parameters
+
+from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
+from mask_frozen_detr.detectors import FAMILIES, FrozenDetector
+from mask_frozen_detr.detectors.identity import hash_tensors, hash_weights
+from mask_frozen_detr.network import MaskNetworkConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "mask_frozen_detr.json", "mask_network.safetensors"
+
+
+def build(detector: FrozenDetector, network: MaskNetworkConfig) -> MaskFrozenDetr:
+    model = MaskFrozenDetr.build(detector, network)
+    scatter_parameters(model.network)
+    return model
+
+
+@pytest.fixture
+def tree(tmp_path, tiny_network, monkeypatch) -> Path:
+    """tree/detector and tree/runs/one, trained from within the tree by a relative path."""
+    tree = tmp_path / "tree"
+    build_squashing_detector(tree / "detector")
+    monkeypatch.chdir(tree)
+    build(load_detector("detector"), tiny_network).save_pretrained("runs/one")
+    monkeypatch.chdir(tmp_path)
+    return tree
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_relative_detector_is_found_from_anywhere_and_after_a_move(tree, tmp_path):
+    assert MaskFrozenDetr.from_pretrained(tree / "runs/one").detector.info.identity.family == "rt_detr"
+    moved = tree.rename(tmp_path / "moved")
+    found = MaskFrozenDetr.from_pretrained(moved / "runs/one").detector
+    assert found.info.path.resolve() == (moved / "detector").resolve()
+
+
+def test_a_run_that_moved_alone_finds_the_detector_where_it_was(tree, tmp_path):
+    (tmp_path / "far").mkdir()
+    run = (tree / "runs/one").rename(tmp_path / "far/one")
+    assert MaskFrozenDetr.from_pretrained(run).detector.info.path.resolve() == (tree / "detector").resolve()
+
+
+def test_runs_of_older_versions_load(tree):
+    """Without place and checksums, with weights hashed over the model's state."""
+    path = tree / "runs/one" / CONFIG_FILE
+    saved = json.loads(path.read_text())
+    for key in ("detector_place", "checksums"):
+        del saved[key]
+    for key in ("scheme", "settings"):
+        del saved["detector"][key]
+    saved |= {"format": 1}
+    saved["detector"]["weights"] = hash_weights(load_detector(tree / "detector").model)
+    path.write_text(json.dumps(saved))
+    assert len(MaskFrozenDetr.from_pretrained(tree / "runs/one").detector.info.class_names) == 3
+    saved["detector"]["weights"] = "0" * 64
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="has other weights"):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("preprocessor_config.json", {"do_normalize": True}, "pre-processing .* has do_normalize True, in training it"),
+        ("config.json", {"id2label": {"0": "ring", "1": "disc", "2": "star"}}, "class 0 .* is 'ring', in training it"),
+        ("config.json", {"num_queries": 19}, "its configuration|the configuration"),
+        ("config.json", {"decoder_activation_function": "gelu"}, "the configuration"),
+    ],
+)
+def test_what_decides_outputs_is_compared(file, changes, words, tree):
+    edit(tree / "detector" / file, **changes)
+    with pytest.raises(UserError, match=words):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+
+
+def test_other_taps_are_another_detector(tree, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setitem(FAMILIES, "rt_detr", replace(FAMILIES["rt_detr"], stems={}))
+    with pytest.raises(UserError, match="register_detector"):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+
+
+def test_a_flipped_bit_is_found_in_either_file_of_weights(tree):
+    for path, words in (
+        (tree / "runs/one" / WEIGHTS_FILE, "damaged"),
+        (tree / "detector/model.safetensors", "weights"),
+    ):
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=words):
+            MaskFrozenDetr.from_pretrained(tree / "runs/one")
+        data[-5] ^= 4
+        path.write_bytes(data)
+    MaskFrozenDetr.from_pretrained(tree / "runs/one")
+
+
+def test_the_hash_is_over_the_files_tensors(tree):
+    """So that the names of transformers' modules have no part in it."""
+    weights = load_file(tree / "detector/model.safetensors")
+    assert load_detector(tree / "detector").info.identity.weights == hash_tensors(weights)
+    first, second = [name for name in weights if weights[name].shape == (16, 16)][:2]
+    swapped = weights | {first: weights[second], second: weights[first]}
+    assert hash_tensors(swapped) != hash_tensors(weights)
+
+
+def test_device_and_prompt_reach_the_parts(tree):
+    model = MaskFrozenDetr.from_pretrained(tree / "runs/one", device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    with pytest.raises(UserError, match="has classes of its own"):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one", prompt="cat.")
+
+
+HOSTILE = {
+    "absurd widths": {"shapes": {"query_width": 900_000, "feature_widths": [900_000], "strides": [8], "stem_width": 8}},
+    "numbers past all bounds": {"shapes": {"query_width": 10**30}},
+    "negative": {"shapes": {"query_width": -16}},
+    "no width": {"shapes": {"feature_widths": [], "strides": []}},
+    "absurd strides": {"shapes": {"strides": [10**6, 16, 32]}},
+    "strides of 0": {"shapes": {"strides": [0, 16, 32]}},
+    "absurd classes": {"shapes": {"num_classes": 900_000}},
+    "true for a number": {"shapes": {"query_width": True}},
+    "an absurd roi": {"network": {"roi_size": 4096}},
+    "text for a number": {"network": {"mask_width": "8"}},
+    "an unknown encoder": {"network": {"image_encoder": "\x1b[31m"}},
+    "a name that is a list": {"detector": {"name": ["x"]}},
+    "a layer that is text": {"detector": {"encoder_layer": "4"}},
+    "names that are numbers": {"class_names": [1, 2, 3]},
+    "checksums that are a list": {"checksums": []},
+    "a checksum that is a number": {"checksums": {WEIGHTS_FILE: 5}},
+    "a place that is text": {"detector_place": "x"},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_descriptions(case, tree, squashing):
+    path = tree / "runs/one" / CONFIG_FILE
+    saved = json.loads(path.read_text())
+    for key, value in HOSTILE[case].items():
+        saved[key] = {**saved[key], **value} if isinstance(value, dict) and isinstance(saved.get(key), dict) else value
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError) as error:
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+    assert "runs/one" in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+# --- copies ---
+
+
+def through_pickle(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, through_pickle])
+@pytest.mark.parametrize("kind", ["squashing", "padding"])
+def test_copies_work_by_themselves(kind, how, request, tiny_network, scenes):
+    model = build(request.getfixturevalue(kind), tiny_network)
+    photo = scenes[1].images[0].path
+    expected = model.predict(photo, 0.0)
+    other = how(model)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(0)  # nothing of the original is looked at any more
+    found = other.predict(photo, 0.0)
+    torch.testing.assert_close(torch.tensor(found.boxes), torch.tensor(expected.boxes), rtol=0, atol=1e-3)
+    torch.testing.assert_close(torch.tensor(found.scores), torch.tensor(expected.scores), rtol=0, atol=1e-5)
+    assert not other.detector._taken
+    assert not model.detector._taken
+
+
+# --- partial fine-tuning ---
+
+
+def learned(detector: FrozenDetector) -> set[str]:
+    detector.unfreeze("partial")
+    return {name for name, parameter in detector.model.named_parameters() if parameter.requires_grad}
+
+
+def test_partial_is_encoder_and_decoder(squashing_folder, padding_folder):
+    """Table 11. Literally, but for the numbers of layers."""
+    found = {name.replace(".0.", ".N.").replace(".1.", ".N.") for name in learned(load_detector(padding_folder))}
+    layer = ("weight", "bias")
+    attention = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+    both = ("self_attn_layer_norm", "mlp.fc1", "mlp.fc2", "final_layer_norm")
+    assert {name.split(".")[1] for name in found} == {"encoder", "decoder"}
+    encoder = {name.removeprefix("model.encoder.layers.N.") for name in found if name.startswith("model.encoder")}
+    assert encoder == {f"{part}.{kind}" for part in (*(f"self_attn.{a}" for a in attention), *both) for kind in layer}
+    squashing = learned(load_detector(squashing_folder))
+    assert not [name for name in squashing if "class_embed" in name or "bbox_embed" in name]
+    assert {".".join(name.split(".")[:3]) for name in squashing if name.startswith("model.decoder")} == {
+        "model.decoder.layers",
+        "model.decoder.query_pos_head",
+    }
+    assert {name.split(".")[1] for name in squashing} == {"encoder", "decoder"}
