@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
 # Two test processes of one thread each: more threads than cores make torch many times slower.
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test test-slow campaign lint benchmarks gpu-benchmarks train-demo-detector clean
+.PHONY: help install demo test test-slow test-lowest campaign check lint benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -30,13 +31,24 @@ test: $(INSTALLED)  ## the tests, on a CPU
 test-slow: $(INSTALLED)  ## the tests that take minutes as well
 	$(TESTS)
 
+test-lowest: pyproject.toml  ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest.py pyproject.toml > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(MAKE) test BIN=$(LOWEST)/bin INSTALLED=
+
 # One failing try again: make campaign ARGS="--kind K --seed S --try N"
 campaign: $(INSTALLED)  ## thousands of kills, damaged files and hostile input, counted by kind: some half an hour
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m campaign --jobs $(JOBS) $(ARGS)
 
+check: $(INSTALLED)  ## fail where something is not formatted, linted or typed; changes nothing
+	$(BIN)/ruff format --check src tests benchmarks .ci
+	$(BIN)/ruff check src tests benchmarks .ci
+	$(BIN)/mypy
+
 lint: $(INSTALLED)  ## format, lint, check types
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks .ci
+	$(BIN)/ruff check --fix src tests benchmarks .ci
 	$(BIN)/mypy
 
 benchmarks: $(INSTALLED)  ## what it costs on a CPU, beside its peers, at small sizes: minutes
@@ -49,5 +61,6 @@ gpu-benchmarks: $(INSTALLED)  ## what it costs on a GPU, kernels and peers inclu
 train-demo-detector: $(INSTALLED)  ## train the tiny detector that the demo ships with
 	$(BIN)/python -m mask_frozen_detr.demo.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector
 
-clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-output runs
+# runs/ holds the runs of users, and demo-output what they told the demo to keep: neither goes without a word.
+clean:  ## remove the virtual environments and caches; runs and the demo's output stay
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache

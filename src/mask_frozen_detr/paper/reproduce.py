@@ -6,6 +6,7 @@ command that is given again goes on from it. Runs lie in `runs/ROW-seedN`, each 
 
 import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.paper.complexity import complexity
 from mask_frozen_detr.paper.config import ReproduceConfig, read_budget
 from mask_frozen_detr.paper.reproduce_plan import PlannedRow, iterations_of, plan_rows
-from mask_frozen_detr.paper.reproduce_plot import draw_table
 from mask_frozen_detr.paper.reproduce_report import markdown
 from mask_frozen_detr.paper.reproduce_result import (
     DataNote,
@@ -47,6 +47,7 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
     Raises UserError for bad input, for an `output` begun with other options or that holds files of others under the
     names that are written here, and where nothing could be run.
     """
+    _check_plotting()
     find_splits(data)  # it has to be a folder
     train_data, val_data = load_split(data, "train"), load_split(data, "val")
     if config.max_images:
@@ -212,8 +213,18 @@ def _check_output(output: Path) -> None:
             )
 
 
+def _check_plotting() -> None:
+    """Raises UserError where matplotlib is missing: before hours of training, not after them."""
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            "reproduce: found no matplotlib, which draws the plot; pip install 'mask-frozen-detr[reproduce]'"
+        )
+
+
 def _write(output: Path, result: TableResult) -> None:
     """The result, the report and the plot, whatever there is so far."""
+    from mask_frozen_detr.paper.reproduce_plot import draw_table  # needs matplotlib, which is an extra
+
     if not processes().is_main_process:
         return
     write_result(output / RESULT_FILE, result)
