@@ -33,7 +33,8 @@ OTHERS: list[Any] = [None, True, False, [], {}, [[]], [None], {"a": {}}, [[[[[[]
 
 
 def hostile_value(random: Random) -> Any:
-    return copy.deepcopy(random.choice(random.choice([TEXTS, NUMBERS, OTHERS])))
+    kinds: list[list[Any]] = [TEXTS, NUMBERS, OTHERS]
+    return copy.deepcopy(random.choice(random.choice(kinds)))
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
