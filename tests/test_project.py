@@ -6,7 +6,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.model import WEIGHTS_FILE
 
