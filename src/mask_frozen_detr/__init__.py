@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mask_frozen_detr.lazy import lazily
 
 if TYPE_CHECKING:
+    from mask_frozen_detr.data.load import load_data
     from mask_frozen_detr.detectors.families import register_detector
     from mask_frozen_detr.detectors.load import load_detector
     from mask_frozen_detr.errors import UserError
@@ -22,6 +23,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "evaluate",
+    "load_data",
     "load_detector",
     "register_detector",
     "train",
@@ -36,6 +38,7 @@ __getattr__ = lazily(
         "TrainConfig": "training.config",
         "UserError": "errors",
         "evaluate": "evaluation",
+        "load_data": "data.load",
         "load_detector": "detectors.load",
         "register_detector": "detectors.families",
         "train": "training.loop",

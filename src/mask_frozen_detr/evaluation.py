@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mask_frozen_detr.data.classes import ClassMap, classes_of
-from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
-from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.devices import send
@@ -68,8 +68,7 @@ class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
     def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor | None, str]:
         record = self.images[index]
         try:
-            image = read_image(record.path, apply_exif=False)
-            check_size(record, image)
+            image = open_picture(record, record.orientation)
             return record, self.preprocessing(image), ""
         except Exception as error:  # one bad picture is one line, whatever fails on it
             return record, None, _problem(record, error)

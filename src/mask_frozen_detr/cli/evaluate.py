@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -20,6 +21,10 @@ class Evaluate:
     data: Positional[Path]
     # Which split of the folder to measure on: train, val or test.
     split: str = "val"
+    # Where the pictures are, if not where the layout of DATA says.
+    images: Path | None = None
+    # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
+    orientation: Literal["auto", "apply", "ignore"] = "auto"
     # Print the AP of each class as well.
     by_class: bool = False
     # Write all figures into this file.
@@ -69,7 +74,7 @@ class Evaluate:
             check_evaluation_file(self.json)
         if self.results_file is not None:
             check_results_files(self.results_file)
-        data = load_split(self.data, self.split)
+        data = load_split(self.data, self.split, self.images, self.orientation)
         model = load_model(
             self.model, self.detector, self.device, self.revision, self.prompt, self.roi_align, self.stem
         )

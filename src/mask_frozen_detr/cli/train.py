@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -27,6 +27,16 @@ class Train:
     detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
     # Data in COCO format: a folder with a train and, better, a val split, or one annotation file.
     data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = None
+    # Where the pictures are, if not where the layout of DATA says.
+    images: Path | None = None
+    # What to measure on, a folder or an annotation file, if not the val split of DATA.
+    val: Path | None = None
+    # Where its pictures are, if not where the layout says.
+    val_images: Path | None = None
+    # Leave a val split out: nothing is measured then.
+    no_val: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
+    orientation: Literal["auto", "apply", "ignore"] = "auto"
     # Go on where a killed run stopped, with the same options.
     resume: bool = False
     # Give up the run that the folder holds, and start anew.
@@ -55,8 +65,7 @@ class Train:
         from accelerate.utils import set_seed
 
         from mask_frozen_detr.cli.loading import choose_device
-        from mask_frozen_detr.data.coco import load_split
-        from mask_frozen_detr.data.splits import find_splits
+        from mask_frozen_detr.data.load import load_data
         from mask_frozen_detr.detectors import load_detector
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.model import MaskFrozenDetr
@@ -69,9 +78,7 @@ class Train:
         check_start(self.output, self.resume, self.overwrite)
         choose_device(self.device)
         state = processes()
-        train_data = load_split(self.data, "train")
-        splits = find_splits(self.data) if self.data.is_dir() else {}
-        val_data = load_split(self.data, "val") if "val" in splits else None
+        data = load_data(self.data, self.images, self.val, self.val_images, self.no_val, self.orientation)
         detector = load_detector(
             self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
         )
@@ -79,13 +86,11 @@ class Train:
         model = MaskFrozenDetr.build(detector, self.network)
         cache = None if self.cache is None else FrozenCache(self.cache, model, self.cache_limit)
         if state.is_main_process:
-            print(f"train: {train_data.summary()}", file=sys.stderr)
-            if val_data is not None:
-                print(f"val: {val_data.summary()}", file=sys.stderr)
+            print(data.summary(), file=sys.stderr)
         evaluation = train(
             model,
-            train_data,
-            val_data,
+            data.train,
+            data.val,
             self.output,
             self.training,
             self.resume,

@@ -5,15 +5,15 @@ Not in the paper. A broken structure is an error; a broken annotation is skipped
 
 import gc
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from mask_frozen_detr.data.images import PIXELS_VARIABLE, pixel_limit
+from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.splits import describe_incomplete, find_splits, image_folder_of, search_splits
 from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation, whole
 from mask_frozen_detr.errors import UserError, printable
@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+Orientation = Literal["auto", "apply", "ignore"]
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image file and what is in it. width, height: pixels, as the annotation file says (see `check_size`)."""
@@ -39,6 +42,7 @@ class ImageRecord:
     width: int
     height: int
     annotations: tuple[Annotation, ...]
+    orientation: Orientation = "auto"  # what a tag in the file means for its annotations, see `orientation`
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +99,29 @@ def check_size(record: ImageRecord, image: Image.Image) -> None:
     )
 
 
-def load_split(data: str | Path, split: str) -> CocoData:
+def load_split(
+    data: str | Path, split: str, images: str | Path | None = None, orientation: Orientation = "auto"
+) -> CocoData:
     """A split ("train", "val", "test") of a data folder, or an annotation file given directly.
 
+    images: where its pictures are, if not where the layout says. orientation: what tags in pictures mean for their
+    annotations, see `orientation`.
     Raises: UserError as `find_splits` and `read_coco` do, and for a split that the folder lacks.
     """
     path = Path(data).expanduser()
+    if images is not None and not Path(images).expanduser().is_dir():
+        raise UserError(f"images: found {images}, expected a folder with pictures")
     if path.is_file():
-        return read_coco(path, image_folder_of(path, split))
-    splits, incomplete = search_splits(path)
+        return read_coco(path, Path(images or image_folder_of(path, split)).expanduser(), orientation)
+    splits, incomplete = search_splits(path, (split,) if images else ())
     if split not in splits:
         found = ", ".join(f"{name} ({file})" for name, (file, _) in splits.items()) or "no split at all"
         raise UserError(f"{path}: no split '{split}'; found: {found}{describe_incomplete(incomplete)}")
-    return read_coco(*splits[split])
+    file, folder = splits[split]
+    return read_coco(file, Path(images or folder).expanduser(), orientation)
 
 
-def read_coco(annotation_file: Path, image_folder: Path) -> CocoData:
+def read_coco(annotation_file: Path, image_folder: Path, orientation: Orientation = "auto") -> CocoData:
     """Read and check a COCO instances file; see `validation` for what makes an annotation broken.
 
     Image files are looked for by name in listings of their folders, not opened. Of an `image_info_…` file (COCO's
@@ -123,18 +134,18 @@ def read_coco(annotation_file: Path, image_folder: Path) -> CocoData:
     collecting = gc.isenabled()
     gc.disable()  # nothing here is garbage, and looking for it doubles the time
     try:
-        return _read(annotation_file, image_folder)
+        return _read(annotation_file, image_folder, orientation)
     finally:
         if collecting:
             gc.enable()
 
 
-def _read(file: Path, image_folder: Path) -> CocoData:
+def _read(file: Path, image_folder: Path, orientation: Orientation) -> CocoData:
     data = _load_json(file)
     categories = _categories(data["categories"], file)
     notes: Counter[str] = Counter()
     images = _images(data["images"], file, notes)
-    paths = _image_paths(images, file, image_folder, _stated_root(data, file))
+    paths = _image_paths(images, file, image_folder, notes, _stated_root(data, file))
     skipped: list[Skipped] = []
     kept: dict[int, list[Annotation]] = {image_id: [] for image_id in paths}
     lost: Counter[int] = Counter()  # annotations of missing images
@@ -171,7 +182,7 @@ def _read(file: Path, image_folder: Path) -> CocoData:
             kept[image_id] = [replace(a, id=number + place) for place, a in enumerate(annotations, 1)]
             number += len(annotations)
     records = [
-        ImageRecord(image_id, path, *images[image_id][1:], tuple(kept.pop(image_id)))
+        ImageRecord(image_id, path, *images[image_id][1:], tuple(kept.pop(image_id)), orientation)
         for image_id, path in paths.items()
     ]
     result = CocoData(file, records, categories, skipped, dict(notes))
@@ -282,29 +293,11 @@ def _stated_root(data: dict[str, Any], file: Path) -> Path | None:
 
 
 def _image_paths(
-    images: dict[int, tuple[str, int, int]], file: Path, folder: Path, root: Path | None = None
+    images: dict[int, tuple[str, int, int]], file: Path, folder: Path, notes: Counter[str], root: Path | None
 ) -> dict[int, Path]:
     """Image id to path, of those that exist. File names may start at `root`, at the folder or at one above it."""
-    listings: dict[str, set[str]] = {}  # one listing a folder is quicker than asking for each file
-
-    def exists(path: str) -> bool:
-        parent, name = os.path.split(path)
-        if parent not in listings:
-            try:
-                with os.scandir(parent) as entries:
-                    listings[parent] = {entry.name for entry in entries}
-            except OSError:
-                listings[parent] = set()
-        return name in listings[parent]
-
-    bases = [str(base) for base in (root, folder, folder.parent, folder.parent.parent) if base is not None]
-    paths = {}
-    for image_id, (name, _, _) in images.items():
-        for spelling in dict.fromkeys([name, name.replace("\\", "/")]):  # Windows' separators too
-            found = next((path for base in bases if exists(path := os.path.join(base, spelling))), None)
-            if found:
-                paths[image_id] = Path(found)
-                break
+    bases = [base for base in (root, folder, folder.parent, folder.parent.parent) if base is not None]
+    paths = find_pictures({image_id: name for image_id, (name, _, _) in images.items()}, bases, notes)
     if not paths:
         name = next(iter(images.values()))[0]
         raise UserError(

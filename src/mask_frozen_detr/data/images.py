@@ -4,33 +4,45 @@ Not in the paper. Pillow alone would cut 16-bit greys at 255 (nearly all of them
 their side and show what happens to lie beneath transparent pixels.
 """
 
+import errno
 import glob
 import os
+import stat
 import struct
-import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mask_frozen_detr.errors import UserError, reason
 
+ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101  # EXIF's and TIFF's tags
+MOST_PIXELS = 178_956_970  # Pillow's own limit
+PIXELS_VARIABLE = "MASK_FROZEN_DETR_MAX_PIXELS"  # of the environment: pixels that a picture may have
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-PIXELS_VARIABLE = "MASK_FROZEN_DETR_MAX_PIXELS"  # environment: pixels that a picture may have, some 179 million else
-if os.environ.get(PIXELS_VARIABLE, "").isdecimal():
-    Image.MAX_IMAGE_PIXELS = max(1, int(os.environ[PIXELS_VARIABLE]) // 2)  # Pillow's error comes at twice its limit
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+OTHER_SUFFIXES = (
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".psd",
+    ".svg",
+    ".pdf",
+    ".raw",
+    ".dng",
+    ".cr2",
+    ".nef",
+)
 
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
-
-
-def pixel_limit() -> int:
-    """Pixels that a picture may have, so that memory is bounded before it is taken."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
 
 
 def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
@@ -47,29 +59,89 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
     """
     path = Path(path)
     try:
-        with Image.open(path) as file:
+        check_regular(path)
+        with _open(path) as file:
             file.load()
             image = _upright(file) if apply_exif else file
             return to_rgb(image, path)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, expected an image file") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read this image file") from None
     except UnidentifiedImageError:
         found = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image that can be read"
         raise UserError(f"{path}: {found}, expected JPEG, PNG, WebP, BMP or TIFF") from None
-    except Image.DecompressionBombError as error:
+    except MemoryError:
+        raise UserError(f"{path}: too large for this machine's memory; scale the image down") from None
+    except Exception as error:  # whatever a damaged file brings about in a decoder
+        raise UserError(f"{path}: the image is damaged or truncated ({reason(error)}); replace the file") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raises UserError for what is no file with content: a pipe or a device would never end, a folder has no pixels."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: is a link that leads back to itself, expected an image file") from None
+        raise
+    except RuntimeError:  # Python before 3.13, of links that lead back to themselves
+        raise UserError(f"{path}: is a link that leads back to itself, expected an image file") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a folder, expected an image file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is a pipe or a device, expected an image file")
+
+
+def _open(path: Path) -> Image.Image:
+    """The file's header. Raises UserError, before pixels take memory, where it says that there are too many."""
+    limit = pixel_limit()
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow's own limit cannot be raised by a user
+    try:
+        file = Image.open(path)
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+    if file.width * file.height > limit:
+        file.close()
         raise UserError(
-            f"{path}: too many pixels ({error}); scale the image down, or set {PIXELS_VARIABLE} higher"
-        ) from None
+            f"{path}: {file.width} × {file.height} pixels, expected at most {limit} in all; scale the image down, or "
+            f"set {PIXELS_VARIABLE} in the environment to what this machine's memory holds"
+        )
+    return file
+
+
+def stored_orientation(path: Path) -> tuple[int, tuple[int, int]]:
+    """EXIF's orientation tag (1 = upright, or none) and the size as stored, of a file's header alone.
+
+    Raises UserError where the header cannot be read.
+    """
+    try:
+        check_regular(path)
+        with _open(path) as file:
+            tag = file.getexif().get(ORIENTATION, 1)
+            size = file.size
+            if isinstance(file, TiffImageFile):  # which gives the size that it will have when it is turned
+                size = file.tag_v2[IMAGE_WIDTH], file.tag_v2[IMAGE_LENGTH]
+            return (tag if isinstance(tag, int) and 1 <= tag <= 8 else 1), size
     except UserError:
         raise
-    except MemoryError:
-        raise UserError(f"{path}: not enough memory for this image; scale it down") from None
-    except Exception as error:  # decoders raise whatever they like on what is damaged
-        raise UserError(f"{path}: the image is damaged or truncated ({reason(error)}); replace the file") from None
+    except Exception as error:  # whatever a damaged header brings about
+        raise UserError(f"{path}: its header cannot be read ({reason(error)})") from None
+
+
+def pixel_limit() -> int:
+    """Pixels that a picture may have, so that memory is bounded before it is taken.
+
+    Raises UserError where the environment says what is no number.
+    """
+    text = os.environ.get(PIXELS_VARIABLE)
+    if text is None:
+        return MOST_PIXELS
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{PIXELS_VARIABLE}: found {text!r}, expected a whole number of pixels above 0")
+    return int(text)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -106,7 +178,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     """Image files named by files, folders (all below them, sorted by path) and glob patterns, each once.
 
     A file named outright is taken whatever its suffix; in folders and patterns only those in `SUFFIXES` count, and
-    hidden files do not.
+    hidden files do not; `unread_kinds` tells of pictures of other kinds.
 
     Raises: UserError naming the input that is not there or gave no image.
     """
@@ -116,8 +188,8 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
         if path.is_dir():
             matches = list(_below(path))
             expected = f"the folder holds no image ({', '.join(SUFFIXES)})"
-        elif path.exists():
-            matches, expected = [path], ""
+        elif os.path.lexists(path):
+            matches, expected = [path], ""  # reading it will say what is wrong with it
         elif glob.has_magic(str(path)):
             matches = []
             for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
@@ -134,6 +206,17 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise UserError("no input: expected image files, folders or glob patterns")
     return list(found)
+
+
+def unread_kinds(inputs: Sequence[str | Path]) -> dict[str, int]:
+    """Pictures within folders that `find_images` leaves out: suffix to count, as {".heic": 3}, most first."""
+    kinds: Counter[str] = Counter()
+    for entry in inputs:
+        for _, folders, names in os.walk(Path(entry).expanduser()):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            suffixes = (Path(name).suffix.lower() for name in names if not name.startswith("."))
+            kinds.update(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES)
+    return dict(kinds.most_common())
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from mask_frozen_detr.data.images import SUFFIXES
@@ -16,11 +17,23 @@ _STEM = re.compile(
     re.IGNORECASE,
 )
 # Annotation files inside a split's own folder; the first is Roboflow's.
-_BESIDE = ("_annotations.coco.json", "annotations.coco.json", "annotations.json", "labels.json")
+_BESIDE = (
+    *("_annotations.coco.json", "annotations.coco.json", "annotations.json"),
+    *("labels.json", "result.json", "instances_default.json"),  # FiftyOne's, Label Studio's, CVAT's
+)
+# Of a folder without named splits: its one annotation file is the training data. CVAT's default subset, Label Studio's
+# and FiftyOne's exports, Roboflow's and VIA's without splits.
+_WHOLE = (
+    *("annotations/instances_default.json", "instances_default.json", "result.json", "labels.json"),
+    *("_annotations.coco.json", "annotations.coco.json", "annotations.json", "coco.json", "via_export_coco.json"),
+)
+_PICTURES = ("images/default", "images", "data", "default")  # beside such a file or a folder above it
 _LAYOUTS = (
     "annotations/instances_train2017.json with train2017/ or images/train2017/ (any year or none)",
     "annotations/train.json or train.json with train/, images/train/ or images/",
     "train/_annotations.coco.json or train/annotations.json with the images beside it",
+    "annotations/instances_default.json with images/default/ (CVAT), result.json with images/ (Label Studio), "
+    "labels.json with data/ (FiftyOne), train.json with train_images/ (Kaggle)",
 )
 
 
@@ -32,8 +45,13 @@ def find_splits(folder: Path) -> dict[str, tuple[Path, Path]]:
     return search_splits(folder)[0]
 
 
-def search_splits(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, list[Path]]]:
-    """Splits, and annotation files that lack their image folder with the places searched for it."""
+def search_splits(
+    folder: Path, elsewhere: Collection[str] = ()
+) -> tuple[dict[str, tuple[Path, Path]], dict[str, list[Path]]]:
+    """Splits, and annotation files that lack their image folder with the places searched for it.
+
+    elsewhere: splits whose pictures are named apart, so that they need no folder of their own.
+    """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; expected COCO-format data")
@@ -45,15 +63,18 @@ def search_splits(folder: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str,
         place = next((place for place in places if place.is_dir()), None)
         if place is None and _holds_images(folder / "images"):  # one folder for all splits
             place = folder / "images"
-        if place:
-            splits.setdefault(split, (file, place))
+        if place or split in elsewhere:
+            splits.setdefault(split, (file, place or file.parent))
         else:
             incomplete[str(file)] = places
     for word, split in SPLIT_WORDS.items():
         for file in (folder / word / name for name in _BESIDE):
             if file.is_file():
-                images = file.parent / "images"
-                splits.setdefault(split, (file, images if images.is_dir() else file.parent))
+                splits.setdefault(split, (file, _pictures_of(file)))
+    if not splits and not incomplete:
+        whole = next((folder / name for name in _WHOLE if (folder / name).is_file()), None)
+        if whole is not None:
+            splits["train"] = whole, _pictures_of(whole)
     if not splits:
         looked = "".join(f"\n  {layout}" for layout in _LAYOUTS)
         raise UserError(
@@ -81,7 +102,18 @@ def _image_folders(root: Path, match: re.Match[str]) -> list[Path]:
     word, year = match["word"], match["year"] or ""
     spellings = [word, *(other for other, split in SPLIT_WORDS.items() if split == SPLIT_WORDS[word.lower()])]
     names = dict.fromkeys([word + year, *spellings])
-    return [place for name in names for place in (root / name, root / "images" / name)]
+    return [
+        place
+        for name in names
+        for place in (root / name, root / "images" / name, root / f"{name}_images", root / f"{name}-images")
+    ]
+
+
+def _pictures_of(file: Path) -> Path:
+    """Where the pictures of an annotation file are that no split names: the first place that holds any."""
+    above = (file.parent, file.parent.parent) if file.parent.name == "annotations" else (file.parent,)
+    places = [folder / name for folder in above for name in _PICTURES]
+    return next((place for place in places if _holds_images(place)), file.parent)
 
 
 def _holds_images(folder: Path) -> bool:
@@ -109,7 +141,7 @@ def image_folder_of(file: Path, split: str) -> Path:
             return place
     if _holds_images(file.parent):
         return file.parent
-    others = [root / name for root in roots for name in (split, f"images/{split}", "images")]
+    others = [root / name for root in roots for name in (split, f"images/{split}", *_PICTURES, f"{split}_images")]
     for place in others:
         if place.is_dir():
             return place

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mask_frozen_detr.data.classes import ClassMap
-from mask_frozen_detr.data.coco import CocoData, ImageRecord, check_size
-from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError
@@ -125,8 +125,7 @@ class TrainingData(Dataset[Sample]):
             frozen = self.store.read(name) if name is not None else None
             if frozen is not None:
                 return Sample(frozen, targets, number, view=name)
-        source = read_image(record.path, apply_exif=False)
-        check_size(record, source)
+        source = open_picture(record, record.orientation)
         image = view.image(source)
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)

@@ -1,0 +1,93 @@
+"""Which file is meant by a name in an annotation file: tools write other folders, separators and Unicode forms."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import unquote
+
+BY_BASE_NAME = "picture found by its base name alone, in another folder than the annotation file says"
+OTHER_FORM = "picture found under another Unicode form of its name"
+
+
+class PictureFinder:
+    """Finds pictures by listings of folders, not by asking for each file: one listing a folder is quicker.
+
+    bases: folders that names may start at, the likeliest first.
+    """
+
+    def __init__(self, bases: Sequence[Path]):
+        self.bases = [str(base) for base in bases]
+        self._listings: dict[str, dict[str, str]] = {}  # a folder's names, as they are and composed, to as they are
+        self._below: dict[str, list[str]] | None = None
+
+    def find(self, name: str, notes: Counter[str]) -> Path | None:
+        """By the whole name, in any of its spellings; notes counts what had to be guessed."""
+        for spelling in spellings(name):
+            for base in self.bases:
+                folder, last = os.path.split(os.path.join(base, spelling))
+                listing = self._listing(folder)
+                actual = last if listing.get(last) == last else listing.get(composed(last))
+                if actual is not None:
+                    if actual != last:
+                        notes[OTHER_FORM] += 1
+                    return Path(folder, actual)
+        return None
+
+    def find_by_base_name(self, name: str) -> Path | None:
+        """The one file of that base name in the first base or below it, if there is just one."""
+        if self._below is None:
+            self._below = {}
+            for path in _below(self.bases[0]):
+                self._below.setdefault(composed(os.path.basename(path)), []).append(path)
+        found = self._below.get(base_name(name), [])
+        return Path(found[0]) if len(found) == 1 else None
+
+    def _listing(self, folder: str) -> dict[str, str]:
+        if folder not in self._listings:
+            try:
+                with os.scandir(folder) as entries:
+                    names = [entry.name for entry in entries]
+            except (OSError, ValueError):  # no such folder, or a name that no folder can have
+                names = []
+            self._listings[folder] = {composed(name): name for name in names} | {name: name for name in names}
+        return self._listings[folder]
+
+
+def spellings(name: str) -> list[str]:
+    """A name as it is, with Windows' separators turned, and with what web tools write for spaces."""
+    turned = name.replace("\\", "/")
+    return list(dict.fromkeys([name, turned, unquote(turned)]))
+
+
+def base_name(name: str) -> str:
+    """The last part of a name, composed, whatever its separators."""
+    return composed(unquote(name.replace("\\", "/")).rsplit("/", 1)[-1])
+
+
+def composed(name: str) -> str:
+    """In the Unicode form that most tools write: é as one character."""
+    return normalize("NFC", name)
+
+
+def find_pictures(names: dict[int, str], bases: Sequence[Path], notes: Counter[str]) -> dict[int, Path]:
+    """Image id to path, of those that are there. What is not found by its whole name is looked for by its base name,
+    where neither the names nor the files have it twice. notes counts what had to be guessed."""
+    finder = PictureFinder(bases)
+    paths = {image_id: path for image_id, name in names.items() if (path := finder.find(name, notes))}
+    bare = Counter(base_name(name) for name in names.values())
+    for image_id, name in names.items():
+        if image_id in paths or bare[base_name(name)] > 1:
+            continue
+        path = finder.find_by_base_name(name)
+        if path is not None:
+            paths[image_id] = path
+            notes[BY_BASE_NAME] += 1
+    return {image_id: paths[image_id] for image_id in names if image_id in paths}
+
+
+def _below(folder: str) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(parent, name) for name in sorted(names))
