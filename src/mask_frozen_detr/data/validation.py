@@ -51,7 +51,7 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
     Raises: Broken.
     """
     crowd = raw.get("iscrowd")
-    if crowd is not None and type(crowd) is not bool and whole(crowd) not in (0, 1):
+    if crowd not in (0, 1, None) and whole(crowd) not in (0, 1):
         raise Broken(f"iscrowd is neither 0 nor 1: {_show(crowd)}")
     crowd = crowd is not None and bool(int(crowd))
     segmentation, bbox = raw.get("segmentation"), raw.get("bbox")
@@ -85,10 +85,12 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
 
 def whole(value: Any) -> int | None:
     """A whole number however it is written, as 1, 1.0 or "1"; None for all else, and beyond 64 bits."""
+    if type(value) is int:  # nearly always
+        return value if -(2**63) <= value < 2**63 else None
     digits = type(value) is str and len(value) < 20 and value.isascii() and value.removeprefix("-").isdigit()
     if digits or (type(value) is float and value.is_integer()):
-        value = int(value)
-    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+        return whole(int(value))
+    return None
 
 
 def _is_box(bbox: Any) -> bool:
@@ -163,7 +165,8 @@ def _check_polygons(
 def _is_far(extent: Extent, width: int, height: int) -> bool:
     """Whether drawing it could take memory and time without bound."""
     x0, y0, x1, y1 = extent
-    return min(x0 / width, y0 / height) < -FAR or max(x1 / width, y1 / height) > FAR + 1
+    beyond_x, beyond_y = FAR * width, FAR * height
+    return x0 < -beyond_x or y0 < -beyond_y or x1 > width + beyond_x or y1 > height + beyond_y
 
 
 def _doubled_area(xs: list[float], ys: list[float]) -> float:
