@@ -6,12 +6,13 @@ Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector, Labels
@@ -160,7 +161,10 @@ class TransformersDetector(FrozenDetector):
     def _checkpoint(self) -> dict[str, Tensor]:
         """All weights by their names in files, which are the same in every version of transformers."""
         weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        return {name: value.contiguous() for name, value in revert_weight_conversion(self.model, weights).items()}
+        return {
+            name: value.contiguous()
+            for name, value in revert_weight_conversion(cast(PreTrainedModel, self.model), weights).items()
+        }
 
     def _features(self) -> list[Tensor]:
         """(B, d, H_l, W_l) maps, finest first."""
