@@ -23,7 +23,7 @@ from mask_frozen_detr.detectors.official.config import OfficialConfig, config_fr
 from mask_frozen_detr.detectors.official.names import backbone_name
 from mask_frozen_detr.errors import UserError, shorten
 
-SETTINGS_FILE, WEIGHTS_FILE = "official_detector.json", "model.safetensors"
+SETTINGS_FILE, TENSORS_FILE = "official_detector.json", "model.safetensors"
 FORMAT = 1  # of the settings file
 SUFFIXES = (".pth", ".pt", ".pkl", ".ckpt", ".bin")
 
@@ -128,7 +128,7 @@ def refused_class(path: Path, error: Exception) -> str | None:
 
 def read_folder(folder: Path) -> Checkpoint:
     """A folder that `convert` wrote. Raises UserError where a file of it is missing or damaged."""
-    settings_file, weights_file = folder / SETTINGS_FILE, folder / WEIGHTS_FILE
+    settings_file, weights_file = folder / SETTINGS_FILE, folder / TENSORS_FILE
     for file in (settings_file, weights_file):
         if not file.is_file():
             raise UserError(f"folder {folder}: {file.name} is missing; expected a folder that `convert` wrote")
@@ -164,7 +164,7 @@ def write_folder(
         "config": config.as_dict(),
         "class_names": list(class_names),
     }
-    save_file(dict(tensors), folder / WEIGHTS_FILE)
+    save_file(dict(tensors), folder / TENSORS_FILE)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
 
