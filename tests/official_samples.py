@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig, deformable_detr, dino
-from mask_frozen_detr.detectors.official.layout import official_name
 from mask_frozen_detr.detectors.official.model import OfficialDetr
+from mask_frozen_detr.detectors.official.renames import official_name
 from mask_frozen_detr.detectors.preprocessing import collate_images
 
 BACKBONES = {

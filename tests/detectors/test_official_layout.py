@@ -8,9 +8,10 @@ import pytest
 import torch
 from official_samples import official_tensors, random_model, small_deformable, small_dino
 
-from mask_frozen_detr.detectors.official.layout import ignored, infer_config, model_tensors
+from mask_frozen_detr.detectors.official.layout import infer_config
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import OFFICIAL_NAMES, backbone_name, check_name
+from mask_frozen_detr.detectors.official.renames import ignored, model_tensors
 from mask_frozen_detr.errors import UserError
 
 SHARED = Path(os.environ.get("MASK_FROZEN_DETR_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))

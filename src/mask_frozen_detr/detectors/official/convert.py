@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mask_frozen_detr.detectors.official.checkpoint import read_checkpoint, write_folder
 from mask_frozen_detr.detectors.official.detector import class_names_for
-from mask_frozen_detr.detectors.official.layout import ignored, infer_config, model_tensors
+from mask_frozen_detr.detectors.official.layout import infer_config
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name
+from mask_frozen_detr.detectors.official.renames import ignored, model_tensors
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_folder_atomic
 

@@ -20,9 +20,10 @@ from mask_frozen_detr.detectors.base import (
 from mask_frozen_detr.detectors.identity import SCHEME, Identity, hash_settings, hash_tensors
 from mask_frozen_detr.detectors.official.checkpoint import Checkpoint, read_checkpoint, write_folder
 from mask_frozen_detr.detectors.official.config import OfficialConfig
-from mask_frozen_detr.detectors.official.layout import infer_config, model_tensors, official_tensors
+from mask_frozen_detr.detectors.official.layout import infer_config
 from mask_frozen_detr.detectors.official.model import OfficialDetr
 from mask_frozen_detr.detectors.official.names import check_name, published
+from mask_frozen_detr.detectors.official.renames import model_tensors, official_tensors
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send

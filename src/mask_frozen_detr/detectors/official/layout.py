@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mask_frozen_detr.detectors.official.config import BackboneConfig, OfficialConfig, deformable_detr, dino
 from mask_frozen_detr.errors import UserError, shorten
@@ -173,105 +173,3 @@ def infer_backbone(
 def count(keys: Iterable[str], pattern: str) -> int:
     """How many different numbers stand where the pattern's group is."""
     return len({match[1] for key in keys if (match := re.search(pattern, key))})
-
-
-# Our backbone's names → the official ones; each pattern is tried once, in this order.
-SWIN_NAMES = {
-    r"\.body\.swin\.embeddings\.patch_embeddings\.projection\.": ".body.patch_embed.proj.",
-    r"\.body\.swin\.embeddings\.norm\.": ".body.patch_embed.norm.",
-    r"\.body\.swin\.encoder\.": ".body.",
-    r"\.layernorm_before\.": ".norm1.",
-    r"\.layernorm_after\.": ".norm2.",
-    r"\.attention\.relative_position_bias\.": ".attn.",
-    r"\.attention\.o_proj\.": ".attn.proj.",
-    r"\.attention\.[qkv]_proj\.": ".attn.qkv.",
-}
-FOCALNET_NAMES = {
-    r"\.body\.embeddings\.patch_embeddings\.projection\.": ".body.patch_embed.proj.",
-    r"\.body\.embeddings\.norm\.": ".body.patch_embed.norm.",
-    r"\.body\.encoder\.stages\.(\d+)\.layers\.": r".body.layers.\1.blocks.",
-    r"\.body\.encoder\.stages\.": ".body.layers.",
-    r"\.downsample\.projection\.": ".downsample.proj.",
-    r"\.projection_in\.": ".f.",
-    r"\.projection_context\.": ".h.",
-    r"\.projection_out\.": ".proj.",
-}
-
-
-def official_name(key: str, config: OfficialConfig) -> str:
-    """Our name of a parameter or buffer → the checkpoint's, with `backbone.0.` for either backbone prefix."""
-    if config.family == "dino":
-        moved = {
-            "content.": "transformer.tgt_embed.",
-            "proposal_class.": "transformer.enc_out_class_embed.",
-            "proposal_box.": "transformer.enc_out_bbox_embed.",
-        }
-    else:
-        last = config.decoder_layers  # the proposals' head stands after those of the decoder layers
-        moved = {
-            "content.": "query_embed.",
-            "proposal_class.": f"class_embed.{last}.",
-            "proposal_box.": f"bbox_embed.{last}.",
-        }
-    for ours, official in moved.items():
-        if key.startswith(ours):
-            return official + key.removeprefix(ours)
-    if not key.startswith("backbone."):
-        return key
-    names = {"resnet": {}, "swin": SWIN_NAMES, "focalnet": FOCALNET_NAMES}[config.backbone.kind]
-    for pattern, replacement in names.items():
-        key = re.sub(pattern, replacement, key)
-    # Stage norms: by number from 1 in transformers' Swin, from the first stage read in ours of FocalNet.
-    key = re.sub(r"\.hidden_states_norms\.stage(\d)\.", lambda m: f".norm{int(m[1]) - 1}.", key)
-    key = re.sub(r"^backbone\.norms\.(\d)\.", lambda m: f"backbone.norm{int(m[1]) + config.backbone.first_stage}.", key)
-    return re.sub(r"^backbone\.(body\.)?", "backbone.0.", key)
-
-
-def ignored(key: str, config: OfficialConfig) -> bool:
-    """Keys of a checkpoint that inference has no use for."""
-    return (
-        re.match(r"transformer\.decoder\.(class|bbox)_embed\.", key) is not None  # the heads once more
-        or (key == "label_enc.weight" and config.family == "dino")  # denoising, in training only
-        or key.endswith((".relative_position_index", ".num_batches_tracked"))
-    )
-
-
-def model_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], config: OfficialConfig, source: str
-) -> dict[str, Tensor]:
-    """The checkpoint's tensors under our names, every one of `model`'s and nothing else.
-
-    Raises UserError that lists keys missing, left over, or of another shape.
-    """
-    official = {re.sub(r"^backbone\.0\.body\.", "backbone.0.", key): key for key in tensors}
-    found, missing, misshapen, used = {}, [], [], set()
-    for ours, expected in model.state_dict().items():
-        name = official_name(ours, config)
-        if name not in official:
-            missing.append(name)
-            continue
-        tensor = tensors[official[name]]
-        used.add(official[name])
-        if part := re.search(r"\.attention\.([qkv])_proj\.", ours):
-            tensor = tensor.chunk(3)["qkv".index(part[1])]
-        if tensor.shape != expected.shape:
-            misshapen.append(f"{official[name]} is {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
-        found[ours] = tensor
-    left = [key for key in tensors if key not in used and not ignored(key, config)]
-    problems = [
-        f"{what}: {shorten(dict.fromkeys(keys))}"
-        for what, keys in (("missing", missing), ("not known", left), ("of another shape", misshapen))
-        if keys
-    ]
-    if problems:
-        raise UserError(f"checkpoint {source} does not fit the detector that its keys describe. " + "; ".join(problems))
-    return found
-
-
-def official_tensors(tensors: Mapping[str, Tensor], config: OfficialConfig) -> dict[str, Tensor]:
-    """Our model's state as the checkpoint has it: the way back from `model_tensors`."""
-    pieces: dict[str, list[Tensor]] = {}
-    for ours, tensor in tensors.items():
-        pieces.setdefault(official_name(ours, config), []).append(tensor.detach().cpu())
-    # Several of ours are one of theirs where queries, keys and values come from one matrix.
-    return {name: torch.cat(parts) if len(parts) > 1 else parts[0].clone() for name, parts in pieces.items()}
