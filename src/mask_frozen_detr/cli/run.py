@@ -18,6 +18,7 @@ from mask_frozen_detr.cli.recipes import Recipes
 from mask_frozen_detr.cli.reproduce import Reproduce
 from mask_frozen_detr.cli.train import Train, train_by_recipe
 from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.machine.memory import keep_freed_memory
 
 NAME = "mask-frozen-detr"
 ABOUT = "Instance masks for the DETR detector you already trust. `COMMAND --help` explains a command's options."
@@ -38,6 +39,7 @@ def run_command(arguments: list[str]) -> int:
     """Returns the exit code: 0, or 2 after printing what the user can mend."""
     try:
         command: Any = tyro.cli(_commands(arguments), prog=NAME, args=arguments, description=ABOUT).command
+        keep_freed_memory()
         command.run()
     except UserError as error:
         return _refuse(str(error))
