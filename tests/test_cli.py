@@ -436,7 +436,8 @@ def test_a_folder_without_data(command, refused, squashing_folder, tmp_path):
 
 
 def test_broken_annotations_beside_good_ones(data, squashing_folder, tmp_path, capfd):
-    """Self-crossing polygons are used; broken and doubled annotations are named and counted, before and after."""
+    """Self-crossing polygons and doubled ids are used, a broken polygon leaves its box; what is broken is named and
+    counted, before and after."""
     good = GOOD["annotations"][0]
     content = {
         **GOOD,
@@ -453,14 +454,14 @@ def test_broken_annotations_beside_good_ones(data, squashing_folder, tmp_path, c
     assert main([str(argument) for argument in arguments]) == 0
     shown = capfd.readouterr().err
     for words in (
-        "duplicated annotation id",
+        "annotation id missing, used twice",
         "fewer than 3 points",
         "unknown category",
         "crosses itself",
-        "annotation 3",
+        "annotation 4",
     ):
         assert words in shown
-    assert "3 entries of instances_train2017.json were broken and have been skipped" in shown
+    assert "1 entries of instances_train2017.json were broken and have been skipped" in shown
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", None], ids=["empty", "text", "cut short"])
