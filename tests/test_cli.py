@@ -329,6 +329,7 @@ def test_a_run_whose_detector_is_gone(refused, run, scenes_folder, tmp_path):
     copied_run.mkdir()
     content = json.loads((run / CONFIG_FILE).read_text())
     content["detector"]["name"] = str(tmp_path / "gone")
+    content["detector_place"] = {"absolute": str(tmp_path / "gone"), "relative": "../gone"}
     (copied_run / CONFIG_FILE).write_text(json.dumps(content))
     (copied_run / WEIGHTS_FILE).write_bytes((run / WEIGHTS_FILE).read_bytes())
     for command in (["evaluate", copied_run, scenes_folder], ["predict", copied_run, scenes_folder / "val2017"]):

@@ -21,6 +21,7 @@ from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.training import cache as cache_module
+from mask_frozen_detr.training import frozen_views
 from mask_frozen_detr.training import samples as dataset_module
 from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache
 from mask_frozen_detr.training.config import AugmentConfig
@@ -136,7 +137,7 @@ def test_what_is_there_is_neither_decoded_nor_detected(small, scenes, tmp_path, 
     def never(*_args, **_options):
         raise AssertionError("this is what the cache shall save")
 
-    monkeypatch.setattr(dataset_module, "read_image", never)
+    monkeypatch.setattr(dataset_module, "open_picture", never)
     monkeypatch.setattr(type(small.detector), "detect", never)
     check_equal(cache.batch([dataset[0, 0], dataset[1, 1]]), first)
     assert "this is what the cache shall save" in str(dataset[2, 2].problem)
@@ -453,27 +454,30 @@ def test_training_with_and_without(squashing_folder, scenes_folder, tmp_path, ca
     assert shown.count("cache: ") == 1
     assert "random sizes and crops are off" in shown
     assert main(command(*options, tmp_path / "second", "--cache", str(tmp_path / "cache"))) == 0
-    for name in (WEIGHTS_FILE, "training.json"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert (tmp_path / "first" / WEIGHTS_FILE).read_bytes() == (tmp_path / "second" / WEIGHTS_FILE).read_bytes()
+    first, second = (json.loads((tmp_path / run / "training.json").read_text()) for run in ("first", "second"))
+    for own in ("run", "files", "checksum"):  # each run has a name of its own
+        assert first.pop(own) != second.pop(own)
+    assert first == second
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     assert losses(tmp_path / "first") == pytest.approx(losses(tmp_path / "without"), rel=0.02)
     assert losses(tmp_path / "first") != losses(tmp_path / "without")
 
 
 def be_killed(arguments: list[str], number: int) -> None:
-    """A child that dies with half of its `number`-th view written."""
-    seen, original = 0, Path.write_bytes
+    """A child that dies with its `number`-th view cut short, as after a loss of power."""
+    seen, original = 0, frozen_views.write_bytes_atomic
 
-    def torn(self: Path, data: bytes) -> int:
+    def torn(path: Path, data: bytes) -> None:
         nonlocal seen
-        seen += self.suffix == ".safetensors"
+        seen += 1
         if seen < number:
-            return original(self, data)
-        original(self, data[: len(data) // 2])
+            original(path, data)
+            return
+        path.write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-        return 0
 
-    Path.write_bytes = torn  # type: ignore[method-assign]
+    frozen_views.write_bytes_atomic = torn
     run_main(arguments, {})
 
 

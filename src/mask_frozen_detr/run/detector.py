@@ -35,7 +35,7 @@ def find_detector(saved: RunConfig, folder: Path) -> str:
     name = saved.detector.name
     places = [Path(name)]
     if saved.place is not None:
-        known = [] if saved.place.relative is None else [folder / saved.place.relative]
+        known = [] if saved.place.relative is None else [(folder / saved.place.relative).resolve()]
         places = [*known, Path(saved.place.absolute), *places]
     elif saved.detector.revision is None:
         places += [parent / name for parent in folder.absolute().parents]
