@@ -569,3 +569,30 @@ def test_an_error_of_the_system_elsewhere(refused, run, scenes_folder, monkeypat
 
     monkeypatch.setattr("mask_frozen_detr.evaluation.evaluate", fail)
     assert "events.out: No space left on device" in refused("evaluate", run, scenes_folder)
+
+
+def test_complexity_replaces_its_own_figures_alone(refused, tmp_path):
+    file = tmp_path / "figures.json"
+    for content in ('{"mine": 1}', "[]", "text", '[{"table": 1}]'):
+        file.write_text(content)
+        assert "holds no figures" in refused("complexity", "--table", "1", "--json", file)
+        assert file.read_text() == content
+    file.unlink()
+    for _ in range(2):
+        assert main(["complexity", "--table", "1", "--json", str(file)]) == 0
+    assert {row["table"] for row in json.loads(file.read_text())} == {1}
+
+
+def test_escapes_of_names_never_reach_the_terminal(squashing_folder, scenes_folder, tmp_path, capfd):
+    """Of files, categories and pictures, in what training says of its data."""
+    data = tmp_path / "data"
+    source = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
+    source["categories"].append({"id": 99, "name": "red\x1b[31m\x9bname\u202e"})
+    source["images"].append({"id": 99, "file_name": "../\x9b31m\x1b]0;x\x07.png", "width": 9, "height": 9})
+    (data / "annotations").mkdir(parents=True)
+    (data / "train2017").symlink_to(scenes_folder / "train2017")
+    (data / "annotations" / "instances_train2017.json").write_text(json.dumps(source))
+    assert main(["train", str(squashing_folder), str(data), "--output", str(tmp_path / "run"), *TINY]) == 0
+    shown = capfd.readouterr()
+    assert "image file is missing" in shown.err
+    assert not set("\x1b\x9b\x07\u202e") & set(shown.err + shown.out)

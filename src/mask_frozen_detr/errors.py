@@ -72,6 +72,11 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def safe(text: str) -> str:
+    """`printable` for text of many lines and any length: names of files and classes within it may hold escapes."""
+    return "\n".join(printable(line, len(line) + 1) for line in text.split("\n"))
+
+
 def reason(error: BaseException) -> str:
     """Why something failed, in one line: the text of a `UserError`, of any other error its kind and first line."""
     if isinstance(error, UserError):

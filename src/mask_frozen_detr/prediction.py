@@ -208,11 +208,11 @@ def _folded(name: str) -> str:
 
 def _check_targets(targets: Sequence[Path], paths: set[Path]) -> None:
     """Raises UserError where a picture would be replaced that `predict` did not draw."""
-    inputs_at = {path.resolve() for path in paths}
+    inputs_at = {os.path.realpath(path) for path in paths}
     for target in targets:
         if not os.path.lexists(target):
             continue
-        if target.resolve() in inputs_at:
+        if os.path.realpath(target) in inputs_at:
             raise UserError(
                 f"{printable(str(target))}: is one of the pictures to predict and would be overwritten; name another "
                 "--output"

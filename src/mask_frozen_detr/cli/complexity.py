@@ -1,7 +1,10 @@
 """`complexity`: what the paper's networks cost."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from mask_frozen_detr.errors import UserError
 
 
 @dataclass
@@ -17,7 +20,22 @@ class Complexity:
         from mask_frozen_detr.machine.files import write_json_atomic
         from mask_frozen_detr.paper.complexity import as_json, complexity_rows, format_table
 
+        if self.json is not None:
+            _check_ours(self.json)
         rows = complexity_rows(self.table)
         print(format_table(rows))
         if self.json is not None:
             write_json_atomic(self.json, as_json(rows))
+
+
+def _check_ours(path: Path) -> None:
+    """Raises UserError where `path` is there already and holds something else than figures of this command."""
+    if not path.exists():
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        ours = {"table", "row", "params", "macs"} <= set(rows[0])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise UserError(f"{path}: is there already and holds no figures of `complexity`; name another file")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from mask_frozen_detr.errors import safe
+
 
 @dataclass
 class Convert:
@@ -23,4 +25,4 @@ class Convert:
         from mask_frozen_detr.detectors.official import convert_checkpoint
 
         convert_checkpoint(self.checkpoint, self.folder, name=self.name, half=self.half)
-        print(f"The detector lies in {self.folder}")
+        print(safe(f"The detector lies in {self.folder}"))

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision
 
 
@@ -94,9 +95,9 @@ class Evaluate:
         bar.close()
         if not first:
             return
-        print(evaluation.classes, file=sys.stderr)
+        print(safe(evaluation.classes), file=sys.stderr)
         for problem in evaluation.problems:
-            print(f"skipped: {problem}", file=sys.stderr)
-        print(evaluation.table(self.by_class))
+            print(safe(f"skipped: {problem}"), file=sys.stderr)
+        print(safe(evaluation.table(self.by_class)))
         if self.json is not None:
             write_evaluation(self.json, evaluation, model=self.model, data=str(self.data), split=self.split)

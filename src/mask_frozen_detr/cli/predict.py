@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, load_model
+from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision
 
 
@@ -63,4 +64,4 @@ class Predict:
                 self.font,
             )
         if processes().is_main_process:
-            print(report)
+            print(safe(report))

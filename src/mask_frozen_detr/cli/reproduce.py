@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.paper.config import ReproduceConfig
 
 
@@ -36,7 +36,7 @@ class Reproduce:
         table = read_table(self.table)
         output = self.output or Path(f"reproduce-table{table}")
         result = reproduce(table, self.detector, self.data, output, self.options)
-        print(f"{summary(result)}\n{output / REPORT_FILE}")
+        print(safe(f"{summary(result)}\n{output / REPORT_FILE}"))
         failed = failures(result)
         if failed:
             raise UserError(f"{len(failed)} runs failed, the same command tries them again: {'; '.join(failed)}")

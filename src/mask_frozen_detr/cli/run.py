@@ -17,7 +17,7 @@ from mask_frozen_detr.cli.predict import Predict
 from mask_frozen_detr.cli.recipes import Recipes
 from mask_frozen_detr.cli.reproduce import Reproduce
 from mask_frozen_detr.cli.train import Train, train_by_recipe
-from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.errors import UserError, reason, safe
 from mask_frozen_detr.machine.memory import keep_freed_memory
 
 NAME = "mask-frozen-detr"
@@ -60,11 +60,6 @@ def run_command(arguments: list[str]) -> int:
 def _refuse(message: str) -> int:
     print(f"{NAME}: {safe(message)}", file=sys.stderr)
     return 2
-
-
-def safe(text: str) -> str:
-    """Text of any length for a terminal: names of files and classes within it may hold escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "?" for c in text)
 
 
 def _commands(arguments: list[str]) -> type:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.training.config import TrainConfig
 
@@ -86,7 +86,7 @@ class Train:
         model = MaskFrozenDetr.build(detector, self.network)
         cache = None if self.cache is None else FrozenCache(self.cache, model, self.cache_limit)
         if state.is_main_process:
-            print(data.summary(), file=sys.stderr)
+            print(safe(data.summary()), file=sys.stderr)
         evaluation = train(
             model,
             data.train,
@@ -100,8 +100,8 @@ class Train:
         if not state.is_main_process:
             return
         if evaluation is not None:
-            print(evaluation.table())
-        print(f"The mask network lies in {self.output}")
+            print(safe(evaluation.table()))
+        print(safe(f"The mask network lies in {self.output}"))
 
 
 def train_by_recipe(name: str) -> Train:

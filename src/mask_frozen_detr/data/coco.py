@@ -16,7 +16,7 @@ from mask_frozen_detr.data.images import PIXELS_VARIABLE, pixel_limit
 from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.splits import describe_incomplete, find_splits, image_folder_of, search_splits
 from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation, whole
-from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.errors import UserError, printable, safe
 
 __all__ = [
     "Annotation",
@@ -84,7 +84,7 @@ class CocoData:
             first.setdefault(kind, f"{where}:{found}" if found else where)
         lines += [f"  skipped {n} × {kind}, first: {first[kind]}" for kind, n in kinds.most_common()]
         lines += [f"  note: {n} × {note}" for note, n in self.notes.items()]
-        return "\n".join(lines)
+        return safe("\n".join(lines))
 
 
 def check_size(record: ImageRecord, image: Image.Image) -> None:

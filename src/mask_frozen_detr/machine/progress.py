@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from mask_frozen_detr.errors import safe
+
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -61,7 +63,7 @@ class Progress:
 
     def print(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(safe(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
