@@ -188,6 +188,8 @@ def _check_rle(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, 
     if size != [height, width]:
         swapped = " (height and width swapped?)" if size == [width, height] else ""
         raise Broken(f"RLE of another size than the image: {_show(size)}, expected {[height, width]}{swapped}")
+    if width * height > 2**32 - 1:
+        raise Broken(f"RLE of more pixels than COCO's run lengths can count: {width} × {height}")
     if type(counts) is str:
         compressed = counts.encode("ascii", "replace")
         runs: Sequence[int] = decode_counts(compressed).tolist()

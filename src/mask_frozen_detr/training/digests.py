@@ -45,7 +45,8 @@ def _pictures(images: Sequence[ImageRecord]) -> str:
     hasher = hashlib.sha256()
     for record in images:
         try:
-            content = record.path.read_bytes()
+            # A pipe or a device in a picture's place would never end.
+            content = record.path.read_bytes() if record.path.is_file() else b"cannot be read"
         except OSError:
             content = b"cannot be read"
         hasher.update(hashlib.sha256(content).digest())
