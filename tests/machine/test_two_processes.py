@@ -4,6 +4,7 @@ Quick ones are forks with the environment that `torchrun` and `accelerate launch
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.prediction import PREDICTIONS_FILE
 from mask_frozen_detr.training import step
-from mask_frozen_detr.training.run_folder import METRICS_FILE
+from mask_frozen_detr.training.checkpoint import load_checkpoint
+from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE
 
 STEPS = 5
 OPTIONS = f"--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --workers 0 --iterations {STEPS} --batch 4 \
@@ -47,25 +49,35 @@ def die_together(shown: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def one_of_them(arguments: list[str], environment: dict[str, str], shown: Path, dies_at: int) -> None:
+def stop(call: int, at: int) -> None:
+    if call == at:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def one_of_them(arguments: list[str], environment: dict[str, str], shown: Path, dies_at: int, stops_at: int) -> None:
     """What a child does; its output goes to a file, without that of libraries, which they give in every process."""
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     if dies_at:
         original, calls = step.step_losses, iter(range(1, dies_at))
         step.step_losses = lambda *parts: original(*parts) if next(calls, 0) else die_together(shown)
+    if stops_at and environment["RANK"] == "1":
+        losses, steps = step.step_losses, itertools.count(1)
+        step.step_losses = lambda *parts: (stop(next(steps), stops_at), losses(*parts))[1]
     with open(shown, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         run_main(arguments, environment)
 
 
-def run_two(arguments: list[str], folder: Path, expected: int = 0, dies_at: int = 0) -> list[str]:
-    """The command line in two processes, which may die in a step; what each of them printed."""
+def run_two(arguments: list[str], folder: Path, expected: int = 0, dies_at: int = 0, stops_at: int = 0) -> list[str]:
+    """The command line in two processes; what each of them printed. In a step both may die, or one get SIGTERM."""
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     shown = [folder / f"shown-{rank}.txt" for rank in (0, 1)]
     children = []
     for rank in (0, 1):
         environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        children.append(NURSERY.Process(target=one_of_them, args=(arguments, environment, shown[rank], dies_at)))
+        children.append(
+            NURSERY.Process(target=one_of_them, args=(arguments, environment, shown[rank], dies_at, stops_at))
+        )
     for child in children:
         child.start()
     for child in children:
@@ -177,6 +189,15 @@ def test_killed_and_resumed(train_command, tmp_path):
     clocks = {"images_per_second": 0, "device_hours": 0}
     found, expected = ([{**line, **clocks} for line in lines(tmp_path / name)] for name in ("run", "undisturbed"))
     assert found == expected
+
+
+def test_a_signal_to_one_stops_both_after_the_same_step(train_command, tmp_path):
+    options = ["--log-every", "2", "--checkpoint-every", "5"]
+    run_two(train_command(tmp_path / "undisturbed", *options), tmp_path)
+    run_two(train_command(tmp_path / "run", *options), tmp_path, expected=143, stops_at=2)
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)["step"] == 3, "when the other has heard of it"
+    run_two(train_command(tmp_path / "run", *options, "--resume"), tmp_path)
+    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS_FILE).read_bytes()
 
 
 def test_evaluate(scenes_folder, tmp_path):

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +131,6 @@ def sweep(folder: Path, ours: Callable[[str], bool], age: float = 0.0) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except FileNotFoundError:  # another was quicker
             continue
-
-
-def check_not_input(output: Path | None, inputs: Iterable[str | Path | None], option: str = "output") -> None:
-    """Raises UserError where writing `output` would destroy one of `inputs`, by whatever name or link it is called."""
-    if output is None or not output.exists():
-        return
-    for path in inputs:
-        if path is not None and os.path.exists(path) and os.path.samefile(output, path):
-            raise UserError(f"{option}: found {output}, which is read as {path}; expected a file that is not read")
 
 
 def _temporary(path: Path) -> Path:
