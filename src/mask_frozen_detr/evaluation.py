@@ -6,7 +6,6 @@ grow with resolution, only by some kilobytes an image.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,7 @@ def evaluate(
     skipped = {image_id for image_id, _ in unused}
     box = score(_truth(data, classes, skipped, "bbox"), boxes, "bbox", max_detections)
     mask = score(_truth(data, classes, skipped, "segm"), masks, "segm", max_detections)
-    faults = Counter(entry.why.split(":")[0] for entry in data.skipped)
+    faults = data.left_out()
     missing = faults.pop(MISSING, 0)
     return Evaluation(
         box.figures,

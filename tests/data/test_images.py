@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask_frozen_detr.data.images import PIXELS_VARIABLE, find_images, read_image, unread_kinds
+from mask_frozen_detr.data.images import PIXELS_VARIABLE, find_images, read_image
+from mask_frozen_detr.data.inputs import to_picture
 from mask_frozen_detr.errors import UserError
 
 W, H = 8, 6
@@ -181,6 +182,8 @@ def test_a_picture_bomb_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv(PIXELS_VARIABLE, "1000")
     with pytest.raises(UserError, match=r"huge\.png: 64 × 48 pixels, expected at most 1000 in all"):
         read_image(tmp_path / "huge.png")
+    with pytest.raises(UserError, match="image bytes: 64 × 48 pixels, expected at most 1000 in all"):
+        to_picture((tmp_path / "huge.png").read_bytes())
     monkeypatch.setenv(PIXELS_VARIABLE, "3072")
     assert read_image(tmp_path / "huge.png").size == (64, 48), "a limit that can be raised"
     monkeypatch.setenv(PIXELS_VARIABLE, "many")
@@ -206,14 +209,6 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
             read_image(tmp_path / name)
     assert tmp_path / "good.png" in find_images([tmp_path]), "and none of them ends the rest"
     assert tmp_path / "loop.jpg" in find_images([tmp_path / "loop.jpg"]), "named outright: reading it says why"
-
-
-def test_kinds_of_pictures_that_are_not_read_are_told(tmp_path):
-    (tmp_path / "below" / ".hidden").mkdir(parents=True)
-    for name in ("a.heic", "b.HEIC", "below/c.gif", "below/.hidden/d.gif", "e.txt", "f.png", ".g.gif"):
-        (tmp_path / name).touch()
-    assert unread_kinds([tmp_path]) == {".heic": 2, ".gif": 1}
-    assert unread_kinds([tmp_path / "f.png", str(tmp_path / "*.png")]) == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")

@@ -10,9 +10,9 @@ import os
 import stat
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,22 +24,6 @@ ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101  # EXIF's and TI
 MOST_PIXELS = 178_956_970  # Pillow's own limit
 PIXELS_VARIABLE = "MASK_FROZEN_DETR_MAX_PIXELS"  # of the environment: pixels that a picture may have
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-OTHER_SUFFIXES = (
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jp2",
-    ".jxl",
-    ".psd",
-    ".svg",
-    ".pdf",
-    ".raw",
-    ".dng",
-    ".cr2",
-    ".nef",
-)
 
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
@@ -60,7 +44,7 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
     path = Path(path)
     try:
         check_regular(path)
-        with _open(path) as file:
+        with open_header(path, path) as file:
             file.load()
             image = _upright(file) if apply_exif else file
             return to_rgb(image, path)
@@ -95,18 +79,21 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path}: is a pipe or a device, expected an image file")
 
 
-def _open(path: Path) -> Image.Image:
-    """The file's header. Raises UserError, before pixels take memory, where it says that there are too many."""
+def open_header(source: Path | IO[bytes], name: str | Path) -> Image.Image:
+    """A picture of which only the header has been read.
+
+    Raises UserError, before pixels take memory, where it says that there are too many.
+    """
     limit = pixel_limit()
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow's own limit cannot be raised by a user
     try:
-        file = Image.open(path)
+        file = Image.open(source)
     finally:
         Image.MAX_IMAGE_PIXELS = before
     if file.width * file.height > limit:
         file.close()
         raise UserError(
-            f"{path}: {file.width} × {file.height} pixels, expected at most {limit} in all; scale the image down, or "
+            f"{name}: {file.width} × {file.height} pixels, expected at most {limit} in all; scale the image down, or "
             f"set {PIXELS_VARIABLE} in the environment to what this machine's memory holds"
         )
     return file
@@ -119,7 +106,7 @@ def stored_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """
     try:
         check_regular(path)
-        with _open(path) as file:
+        with open_header(path, path) as file:
             tag = file.getexif().get(ORIENTATION, 1)
             size = file.size
             if isinstance(file, TiffImageFile):  # which gives the size that it will have when it is turned
@@ -178,7 +165,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     """Image files named by files, folders (all below them, sorted by path) and glob patterns, each once.
 
     A file named outright is taken whatever its suffix; in folders and patterns only those in `SUFFIXES` count, and
-    hidden files do not; `unread_kinds` tells of pictures of other kinds.
+    hidden files do not.
 
     Raises: UserError naming the input that is not there or gave no image.
     """
@@ -206,17 +193,6 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise UserError("no input: expected image files, folders or glob patterns")
     return list(found)
-
-
-def unread_kinds(inputs: Sequence[str | Path]) -> dict[str, int]:
-    """Pictures within folders that `find_images` leaves out: suffix to count, as {".heic": 3}, most first."""
-    kinds: Counter[str] = Counter()
-    for entry in inputs:
-        for _, folders, names in os.walk(Path(entry).expanduser()):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            suffixes = (Path(name).suffix.lower() for name in names if not name.startswith("."))
-            kinds.update(suffix for suffix in suffixes if suffix in OTHER_SUFFIXES)
-    return dict(kinds.most_common())
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from mask_frozen_detr.data.images import read_image, to_rgb
+from mask_frozen_detr.data.images import open_header, read_image, to_rgb
 from mask_frozen_detr.errors import UserError, printable, reason
 
 EXPECTED = (
@@ -75,7 +75,7 @@ def to_picture(value: Any) -> Image.Image:
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with open_header(file, name) as image:
             image.load()
             upright: Image.Image = image
             with contextlib.suppress(Exception):  # damaged EXIF data says nothing about the pixels
@@ -83,8 +83,6 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
             return to_rgb(upright, name)
     except UserError:
         raise
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: too many pixels ({error}); scale the image down") from None
     except Exception as error:  # whatever Pillow's decoders raise on what is no picture
         raise UserError(f"{name}: cannot be read as JPEG, PNG, WebP, BMP or TIFF ({reason(error)})") from None
 

@@ -201,11 +201,6 @@ def _share(pieces: list[Batch], device: torch.device, signals: StopSignals) -> t
     return (counts[0] / world).clamp(min=1 / world), counts[1].to("cpu", non_blocking=True)
 
 
-def _due(config: TrainConfig, step: int, steps: int) -> bool:
-    """Whether an evaluation follows a step. After the last one comes that of the end."""
-    return bool(config.evaluate_every) and 0 < step < steps and step % config.evaluate_every == 0
-
-
 def _check_learning(run: RunState, loss: float, dataset: TrainingData, data: CocoData, steps: int) -> None:
     """Raises UserError where nothing can come of the run any more."""
     if not math.isfinite(loss):
