@@ -85,9 +85,16 @@ class MaskNetwork(nn.Module):
         self.scoring = MaskScoring(c, config.roi_size, shapes.num_classes) if config.mask_scoring else None
 
     def forward(
-        self, detections: Detections, pixel_mask: Tensor | None, image_index: Tensor, query_index: Tensor
+        self,
+        detections: Detections,
+        pixel_mask: Tensor | None,
+        image_index: Tensor,
+        query_index: Tensor,
+        boxes: Tensor | None = None,
     ) -> MaskOutput:
         """Masks of queries `query_index` (M,) of images `image_index` (M,), the latter sorted.
+
+        boxes: (M, 4) as cx, cy, w, h in [0, 1] of the unpadded image, in the place of the queries' own.
 
         pixel_mask: (B, H, W), 1 = image, or None where nothing is padded; then `detections.pixels` tells the size.
         Boxes are relative to the unpadded image and are scaled by its size, so that RoIAlign lands on the same pixels
@@ -97,7 +104,8 @@ class MaskNetwork(nn.Module):
         padding = self.padding(detections, pixel_mask)
         maps = self.maps(detections, padding)
         device = maps.device
-        chosen = self.choose(detections, padding, send(image_index, device), send(query_index, device))
+        given = None if boxes is None else send(boxes, device)
+        chosen = self.choose(detections, padding, send(image_index, device), send(query_index, device), given)
         if not self.config.roi_align:
             h, w = maps.shape[2:]
             frame = chosen.frames.new_tensor([0, 0, w * self.fusion.stride, h * self.fusion.stride])
@@ -129,9 +137,16 @@ class MaskNetwork(nn.Module):
         fused = self.fusion(encoded, stem, None if valid is None else valid[0], stem_valid)  # F: (B, d, H/4, W/4)
         return self.map_mapper(fused.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def choose(self, detections: Detections, padding: Padding, image_index: Tensor, query_index: Tensor) -> Chosen:
-        """Queries and boxes at the indices (M,), with the boxes in pixels."""
-        boxes = detections.boxes[image_index, query_index].float()
+    def choose(
+        self,
+        detections: Detections,
+        padding: Padding,
+        image_index: Tensor,
+        query_index: Tensor,
+        boxes: Tensor | None = None,
+    ) -> Chosen:
+        """Queries at the indices (M,) and their boxes, or those given (M, 4), with the boxes in pixels."""
+        boxes = (detections.boxes[image_index, query_index] if boxes is None else boxes).float()
         return Chosen(
             queries=self.query_mapper(detections.queries[image_index, query_index]),
             boxes=boxes,
