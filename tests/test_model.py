@@ -23,6 +23,7 @@ from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge, collate_images
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig
+from mask_frozen_detr.results.given_boxes import UNKNOWN, segment_boxes
 from mask_frozen_detr.results.inference import segment
 
 THRESHOLD = 0.01
@@ -607,3 +608,25 @@ def test_full_resolution_masks_of_a_padded_batch(tiny_network):
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
         assert 0.02 < alone.masks.mean() < 0.98
         assert (found.masks != alone.masks).mean() < 1e-3  # a pixel or two at the very threshold may flip
+
+
+def test_given_boxes_in_a_padded_batch(tiny_network):
+    """Boxes of images of several sizes, one of them without any, side by side."""
+    detector = Pools()
+    model = MaskFrozenDetr.build(detector, tiny_network)
+    scatter_parameters(model.network)
+    rng = np.random.default_rng(0)
+    sizes = [(80, 120), (50, 50), (144, 96)]
+    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    tensors = [detector.info.preprocessing(image) for image in images]
+    boxes = [
+        np.array(b, np.float32).reshape(-1, 4) for b in ([[5, 9, 60.5, 70], [0, 0, 120, 80]], [], [[9, 40, 90, 140]])
+    ]
+    labels = [[0, UNKNOWN], [], [2]]
+    together = segment_boxes(detector, model.network.eval(), *collate_images(tensors), sizes, boxes, labels)
+    assert [len(found) for found in together] == [2, 0, 1]
+    for image, its, names, found in zip(images, boxes, ([0, None], [], [2]), together, strict=True):
+        alone = model.predict(image, boxes=its, labels=names)
+        assert alone.labels.tolist() == found.labels.tolist()
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
+        assert (found.masks != alone.masks).sum() <= 2

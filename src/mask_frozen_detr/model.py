@@ -20,6 +20,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+from mask_frozen_detr.results.given_boxes import call_by, check_boxes, find_labels, segment_boxes
 from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.run.description import (
@@ -217,6 +218,9 @@ class MaskFrozenDetr(nn.Module):
         score_threshold: float = 0.3,
         max_detections: int | None = None,
         probabilities: bool = False,
+        *,
+        boxes: Any = None,
+        labels: Any = None,
     ) -> Any:
         """Instances of one image, or a list of them for a list, tuple or generator of images.
 
@@ -226,13 +230,54 @@ class MaskFrozenDetr(nn.Module):
         score_threshold: on the final score (equation 13, or 2), 0 to 1.
         max_detections: None takes what the run was trained with, else 100.
         probabilities: keep the probability maps too.
+        boxes: masks for these instead of what the detector finds: (N, 4) x1, y1, x2, y2 in the image's pixels, upright
+            as its EXIF data says; of several images a list with an entry each. All of them are kept, in their order,
+            and `scores` tell how good the masks are (see `results.given_boxes`).
+        labels: of these boxes, class indices or names, None where unknown; a name that the detector does not know stays
+            as it is, with the label -1. Of several images a list with an entry each.
         Raises TypeError for what is no image, UserError for an image that cannot be read and for numbers without sense.
         """
+        if boxes is not None or labels is not None:
+            return self._predict_given(images, boxes, labels, probabilities)
         max_detections = self.max_detections if max_detections is None else max_detections
         check_thresholds(score_threshold, max_detections)
         if is_one_picture(images):
             return self._predict_one(images, score_threshold, max_detections, probabilities)
         return [self._predict_one(image, score_threshold, max_detections, probabilities) for image in images]
+
+    def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool) -> Any:
+        if boxes is None:
+            raise UserError("labels: found without boxes, expected both")
+        if is_one_picture(images):
+            return self._masks_in_boxes(images, boxes, labels, probabilities)
+        pictures, given = list(images), list(boxes)
+        named = [None] * len(given) if labels is None else list(labels)
+        if not len(pictures) == len(given) == len(named):
+            raise UserError(
+                f"boxes: found {len(given)} lists of boxes and {len(named)} of labels for {len(pictures)} images, "
+                "expected one an image"
+            )
+        together = zip(pictures, given, named, strict=True)
+        return [self._masks_in_boxes(image, its, names, probabilities) for image, its, names in together]
+
+    def _masks_in_boxes(self, image: Any, boxes: Any, labels: Any, probabilities: bool) -> Instances:
+        image = to_picture(image)
+        corners = check_boxes(boxes, image.width, image.height)
+        indices, names = find_labels(labels, len(corners), self.class_names)
+        pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
+        self.network.eval()
+        instances = segment_boxes(
+            self.detector,
+            self.network,
+            send(pixel_values, self.device),
+            pixel_mask,
+            [(image.height, image.width)],
+            [corners],
+            [indices],
+            probabilities,
+            self.class_names,
+        )[0]
+        return call_by(instances, names, indices)
 
     def _predict_one(self, image: Any, score_threshold: float, max_detections: int, probabilities: bool) -> Instances:
         image = to_picture(image)

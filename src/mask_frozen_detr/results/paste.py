@@ -35,6 +35,13 @@ class Crop:
         """The binary mask: where the probability is over `threshold`, values (h, w) bool."""
         return Crop(self.x, self.y, self.values > threshold)
 
+    def within(self, x0: float, y0: float, x1: float, y1: float) -> "Crop":
+        """What of it lies in a box of the image: the pixels whose centres do."""
+        h, w = self.values.shape
+        left, right = (min(max(math.ceil(side - 0.5) - self.x, 0), w) for side in (x0, x1))
+        top, bottom = (min(max(math.ceil(side - 0.5) - self.y, 0), h) for side in (y0, y1))
+        return Crop(self.x + left, self.y + top, self.values[top:bottom, left:right])
+
     def full(self, height: int, width: int) -> np.ndarray:
         """The piece in its image: (H, W) of the values' type."""
         canvas = np.zeros((height, width), self.values.dtype)

@@ -1,0 +1,212 @@
+"""Masks for boxes that are given, not detected: for each the query that fits it best, and the box itself as the frame.
+
+Not in the paper. A frozen detector looks at the image as ever; its queries know what is where, and one of them is
+asked for the mask in a box that somebody drew, also where the detector's own box would be another or its score low.
+Letters: B images, Q queries, K classes, N boxes of an image, M boxes over all images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from mask_frozen_detr.data.classes import normalise
+from mask_frozen_detr.detectors.base import Detections, FrozenDetector, ScoreRule
+from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.ops.padding import extents
+from mask_frozen_detr.results.inference import MASK_THRESHOLD
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
+
+UNKNOWN = -1  # the label of a box whose class is not known, or none of the detector's
+CLASS_WEIGHT = 0.25  # of the class's probability beside the overlap
+
+
+def choose_queries(
+    detections: Detections, rule: ScoreRule, image_index: Tensor, boxes: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """The query that fits each box best: its own box overlaps most, and it is sure of the class.
+
+    Each box chooses for itself, so that one query may serve several.
+
+    image_index: (M,), the image each box is in. boxes: (M, 4) as cx, cy, w, h in [0, 1] of the unpadded image.
+    labels: (M,) class indices, `UNKNOWN` where there is none; None where no box has one. A box without a label takes
+        the query's best class for it.
+    Returns: query indices (M,), on the detections' device, as all of it is best.
+    """
+    device = detections.boxes.device
+    image_index, boxes = image_index.to(device), boxes.to(device, torch.float32)
+    found = detections.boxes.float()[image_index]  # (M, Q, 4)
+    scores = rule.scores(detections.logits.float())  # (B, Q, K)
+    sure = scores.amax(-1)[image_index]  # (M, Q)
+    if labels is not None:
+        labels = labels.to(device)
+        of_class = scores.transpose(1, 2)[image_index, labels.clamp(min=0)]  # (M, Q)
+        sure = torch.where(labels[:, None] == UNKNOWN, sure, of_class)
+    return (_overlaps(found, boxes) + CLASS_WEIGHT * sure).argmax(1)
+
+
+def _overlaps(found: Tensor, boxes: Tensor) -> Tensor:
+    """IoU of (M, Q, 4) boxes with (M, 4), as cx, cy, w, h: (M, Q). A box that is inside out overlaps nothing."""
+    ours, given = box_convert(found, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy")[:, None]
+    both = torch.minimum(ours[..., 2:], given[..., 2:]) - torch.maximum(ours[..., :2], given[..., :2])
+    shared = both.clamp(min=0).prod(-1)
+    areas = found[..., 2:].clamp(min=0).prod(-1) + boxes[:, None, 2:].prod(-1)
+    return shared / (areas - shared).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
+    """Boxes of an image as (N, 4) float32 x1, y1, x2, y2 in its pixels, cut to it.
+
+    Raises UserError, naming the first such box, for another shape, for what is no number, and for boxes that are
+    empty, inside out, or wholly outside the image.
+    """
+    if isinstance(boxes, Tensor):
+        boxes = boxes.detach().cpu().float().numpy()
+    try:
+        given = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"boxes: found {type(boxes).__name__} that is no array of numbers, expected (N, 4), in pixels"
+        ) from None
+    if not given.size and given.ndim < 3:
+        return np.zeros((0, 4), np.float32)
+    if given.ndim != 2 or given.shape[1] != 4:
+        single = "; a single box as [box]" if given.shape == (4,) else ""
+        raise UserError(f"boxes: found shape {given.shape}, expected (N, 4): x1, y1, x2, y2 in pixels{single}")
+    cut = given.clip(0, [width, height, width, height])
+    for number, (box, (x1, y1, x2, y2)) in enumerate(zip(given, cut, strict=True)):
+        what = f"boxes[{number}]: found {', '.join(f'{side:g}' for side in box)}"
+        if not np.isfinite(box).all():
+            raise UserError(f"{what}, expected four finite numbers: x1, y1, x2, y2 in pixels")
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise UserError(
+                f"{what}, expected x1 < x2 and y1 < y2; boxes are corners here, x1, y1, x2, y2: of x, y, width, height "
+                "make x, y, x + width, y + height"
+            )
+        if not (x1 < x2 and y1 < y2):
+            raise UserError(f"{what}, which is outside the image of {width} × {height} pixels")
+    return cut.astype(np.float32)
+
+
+def find_labels(labels: Any, count: int, class_names: Sequence[str]) -> tuple[list[int], list[str | None]]:
+    """The labels of `count` boxes as class indices, and what each shall be called.
+
+    labels: None, or for each box a class index, a class name in whatever case, or None. A name that is no class of
+    the detector gives `UNKNOWN`, and stays the box's name; a name of None leaves the choice to the detector.
+    Raises UserError where they are not as many, of another type, or an index is no class.
+    """
+    if labels is None:
+        return [UNKNOWN] * count, [None] * count
+    given = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise UserError(f"labels: found {type(labels).__name__}, expected a list with an entry a box")
+    if len(given) != count:
+        raise UserError(f"labels: found {len(given)} for {count} boxes, expected one a box (None where unknown)")
+    by_name = {normalise(name): index for index, name in reversed(list(enumerate(class_names))) if name}
+    indices: list[int] = []
+    names: list[str | None] = []
+    for number, label in enumerate(given):
+        if label is None:
+            indices.append(UNKNOWN)
+            names.append(None)
+        elif isinstance(label, str):
+            indices.append(by_name.get(normalise(label), UNKNOWN))
+            names.append(label)
+        elif isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(class_names):
+            indices.append(int(label))
+            names.append(None)
+        else:
+            raise UserError(
+                f"labels[{number}]: found {printable(repr(label), 40)}, expected a class index from 0 to "
+                f"{len(class_names) - 1}, a class name or None"
+            )
+    return indices, names
+
+
+@torch.no_grad()
+def segment_boxes(
+    detector: FrozenDetector,
+    network: MaskNetwork,
+    pixel_values: Tensor,
+    pixel_mask: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    boxes: Sequence[np.ndarray],
+    labels: Sequence[Sequence[int]],
+    keep_probabilities: bool = False,
+    class_names: Sequence[str] | None = None,
+) -> list[Instances]:
+    """Masks in given boxes of a batch, in their order.
+
+    pixel_values (B, 3, H, W), pixel_mask (B, H, W), best on the host; sizes: (height, width) of the B original
+    images. boxes: of each image (N, 4) float32 x1, y1, x2, y2 in its pixels, as `check_boxes` gives them.
+    labels: of each image N class indices, or `UNKNOWN`: then the chosen query's best class is the instance's.
+
+    `scores` say how good the masks are, without the class: the predicted IoU of equation 12, or the mean probability
+    within the mask. `class_scores` are the chosen queries' for the class.
+    Raises FloatingPointError where scores or masks are not numbers.
+    """
+    counts = [len(of_image) for of_image in boxes]
+    if not sum(counts):
+        return [Instances.empty(height, width) for height, width in sizes]
+    detections = detector(pixel_values, pixel_mask)
+    image_index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(counts))
+    original = torch.tensor([(width, height) for height, width in sizes])
+    corners = torch.from_numpy(np.concatenate([one.reshape(-1, 4) for one in boxes]))
+    given = box_convert(corners / original.repeat(1, 2)[image_index], "xyxy", "cxcywh")  # (M, 4)
+    wanted = torch.tensor([label for of_image in labels for label in of_image], dtype=torch.int64)
+    rule = detector.info.score_rule
+    query_index = choose_queries(detections, rule, image_index, given, wanted).cpu()
+    output = network(detections, pixel_mask, image_index, query_index, given)
+    scores = rule.scores(detections.logits.float()).cpu()[image_index, query_index]  # (M, K)
+    found = torch.where(wanted == UNKNOWN, scores.argmax(1), wanted)
+    class_scores = scores.gather(1, found[:, None])[:, 0].numpy()
+    quality = None if output.iou is None else output.iou.float().cpu().gather(1, found[:, None])[:, 0].numpy()
+    masks = output.logits.float().sigmoid().cpu().numpy()
+    scale = (original / extents(pixel_mask).cpu()).repeat(1, 2)[image_index]
+    frames = (output.frames.float().cpu() * scale).numpy()
+    names = class_names or detector.info.class_names
+    results, start = [], 0
+    for (height, width), count in zip(sizes, counts, strict=True):
+        part = slice(start, start + count)
+        good = None if quality is None else quality[part]
+        binary, confidence, probabilities = [], [], []
+        for mask, frame, box in zip(masks[part], frames[part], corners[part].tolist(), strict=True):
+            pasted = paste_probabilities(mask, frame, height, width).within(*box)
+            binary.append(pasted.above(MASK_THRESHOLD))
+            if good is None:
+                confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
+            if keep_probabilities:
+                probabilities.append(pasted)
+        of_image = found[part].numpy()
+        instances = Instances(
+            boxes=corners[part].numpy(),
+            scores=np.array(confidence, dtype=np.float32) if good is None else good,
+            class_scores=class_scores[part],
+            labels=of_image,
+            names=[names[label] or str(label) for label in of_image],
+            crops=binary,
+            height=height,
+            width=width,
+            probability_crops=probabilities if keep_probabilities else None,
+        )
+        if np.isnan(instances.scores).any() or np.isnan(instances.class_scores).any():
+            raise FloatingPointError("the masks' or the classes' scores are not numbers (NaN)")
+        results.append(instances)
+        start += count
+    return results
+
+
+def call_by(instances: Instances, names: Sequence[str | None], indices: Sequence[int]) -> Instances:
+    """The same instances, those with a name called by it; one that is no class of the detector has no label."""
+    labels = instances.labels.copy()
+    for number, (name, index) in enumerate(zip(names, indices, strict=True)):
+        if name is not None and index == UNKNOWN:
+            labels[number] = UNKNOWN
+    called = [given or own for given, own in zip(names, instances.names, strict=True)]
+    return replace(instances, labels=labels, names=called)
