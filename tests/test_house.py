@@ -18,11 +18,12 @@ FLOORS = (
     ("detectors",),
     ("network",),
     ("results", "run"),
+    ("sharing",),
     ("model",),
-    ("evaluation", "prediction"),
+    ("evaluation", "prediction", "pipeline"),
     ("training",),
     ("paper", "demo"),
-    ("cli",),
+    ("cli", "registration"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from synthetic_detections import scatter_parameters
 
 from mask_frozen_detr import Instances, MaskFrozenDetr, UserError, load_detector
-from mask_frozen_detr import model as model_module
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.detectors import Detections, DetectorInfo, FrozenDetector, Identity
 from mask_frozen_detr.detectors.base import DetectorShapes
@@ -25,6 +24,8 @@ from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.given_boxes import UNKNOWN, segment_boxes
 from mask_frozen_detr.results.inference import segment
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
+from mask_frozen_detr.sharing.card import CARD_FILE
 
 THRESHOLD = 0.01
 
@@ -63,7 +64,7 @@ def same(first: Instances, second: Instances) -> bool:
 
 
 def test_a_loaded_model_gives_the_same_masks_to_the_bit(model, saved, photo):
-    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES, CARD_FILE}
     again = MaskFrozenDetr.from_pretrained(saved)
     assert again.network.config == model.network.config
     assert again.network.shapes == model.network.shapes
@@ -193,49 +194,6 @@ def test_nothing_is_written_where_nothing_may_be(model, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         model.save_pretrained(tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "a file"
-
-
-# --- the hub ---
-
-
-class Hub:
-    """Stands for the hub: keeps what it is sent."""
-
-    def __init__(self, token: str | None = None):
-        Hub.token = token
-
-    def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
-        Hub.created = (repo_id, private, exist_ok)
-        return f"https://huggingface.co/{repo_id}"
-
-    def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
-        Hub.files = {path.name: path.read_bytes() for path in Path(folder_path).rglob("*")}
-
-
-def test_push_to_hub_sends_the_two_files_alone(model, saved, monkeypatch):
-    monkeypatch.setattr(model_module, "HfApi", Hub)
-    assert model.push_to_hub("me/masks", private=True, token="secret") == "https://huggingface.co/me/masks"
-    assert Hub.created == ("me/masks", True, True)
-    assert Hub.token == "secret"
-    assert Hub.files.keys() == {CONFIG_FILE, WEIGHTS_FILE}
-    assert Hub.files[WEIGHTS_FILE] == (saved / WEIGHTS_FILE).read_bytes()
-    written, kept = json.loads(Hub.files[CONFIG_FILE]), json.loads((saved / CONFIG_FILE).read_text())
-    assert kept.pop("detector_place")["absolute"] == kept["detector"]["name"]
-    assert written == kept  # places on this machine are nobody else's business
-
-
-def test_from_pretrained_takes_a_hub_repository(model, saved, photo, monkeypatch):
-    asked = {}
-
-    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, allow_patterns=allow_patterns)
-        return str(saved)
-
-    monkeypatch.setattr(model_module, "snapshot_download", download)
-    again = MaskFrozenDetr.from_pretrained("me/masks", revision="v1")
-    wanted = [CONFIG_FILE, WEIGHTS_FILE, "detector/*"]  # the last of runs that fine-tuned theirs
-    assert asked == {"name": "me/masks", "revision": "v1", "allow_patterns": wanted}
-    assert same(again.predict(photo, THRESHOLD), model.predict(photo, THRESHOLD))
 
 
 # --- predict ---

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mask_frozen_detr.lazy import lazily
+from mask_frozen_detr.registration import await_transformers
 
 if TYPE_CHECKING:
     from mask_frozen_detr.data.load import load_data
@@ -44,3 +45,5 @@ __getattr__ = lazily(
         "train": "training.loop",
     },
 )
+
+await_transformers()

@@ -1,13 +1,13 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses
@@ -32,7 +32,14 @@ from mask_frozen_detr.run.description import (
     read_run_config,
 )
 from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
+from mask_frozen_detr.run.transformers_files import check_transformers_files, write_transformers_files
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.run.weights import hash_file, load_network, load_network_weights, save_network_weights
+from mask_frozen_detr.sharing.card import CARD_FILE, Card, write_card
+from mask_frozen_detr.sharing.facts import PICTURES_FOLDER, read_facts
+from mask_frozen_detr.sharing.hub import download, upload
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 __all__ = [
     "CONFIG_FILE",
@@ -52,7 +59,8 @@ class MaskFrozenDetr(nn.Module):
     detector: the frozen detector. network: the mask network built for it. own_detector: the detector was fine-tuned
     with the masks (Table 11), is nowhere else, and is saved with them. classes: how the run's training data calls the
     detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
-    nothing else is asked for: what the run was trained with.
+    nothing else is asked for: what the run was trained with. run_folder: where the records of the training lie, which
+    a model card tells of; None where it was not loaded from a folder.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class MaskFrozenDetr(nn.Module):
         self.detector, self.network, self.own_detector = detector, network, own_detector
         self.classes = classes
         self.max_detections = DETECTIONS
+        self.run_folder: Path | None = None
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -102,12 +111,7 @@ class MaskFrozenDetr(nn.Module):
         prompt: other classes for a detector that takes text.
         Raises UserError for a folder that is no run, a detector that is gone or another one, damaged files.
         """
-        folder = find_run(run, revision)
-        if folder is None:
-            raise UserError(
-                f"{run}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote, or a hub "
-                "repository of one that can be reached"
-            )
+        folder = locate_run(run, revision)
         saved = read_run_config(folder)
         identity = saved.detector
         own = detector is None and identity.name == DETECTOR_FOLDER and (folder / DETECTOR_FOLDER).is_dir()
@@ -130,7 +134,7 @@ class MaskFrozenDetr(nn.Module):
                 ) from error
         check_detector(run, saved, detector)
         model = cls(detector, load_network(saved, folder), own, saved.classes)
-        model.max_detections = saved.max_detections
+        model.max_detections, model.run_folder = saved.max_detections, folder
         return model if device is None else model.to(device)
 
     def adopt_detector(self, run: Path | None = None) -> None:
@@ -154,13 +158,16 @@ class MaskFrozenDetr(nn.Module):
         self.detector.info.path = None
         self.own_detector = True
 
-    def save_pretrained(self, folder: str | Path, places: bool = True) -> None:
+    def save_pretrained(self, folder: str | Path, places: bool = True, card: bool = True) -> None:
         """Write the mask network and the detector's identity; the frozen weights stay where they are.
 
-        places: note where a local detector lies. A description without checksums comes first and one with them last:
-        a kill in between leaves files that load, or that say that they do not belong together.
+        places: note where a local detector lies. card: a model card as well, README.md; one that is there already and
+        that somebody wrote or edited stays. A description without checksums comes first and one with them last: a
+        kill in between leaves files that load, or that say that they do not belong together.
+        Raises UserError where that cannot be written, or would replace the files of another model.
         """
         folder = Path(folder)
+        check_transformers_files(folder)
         description = self.describe(folder if places else None)
         write_json_atomic(folder / CONFIG_FILE, description)
         checksums = {}
@@ -168,19 +175,47 @@ class MaskFrozenDetr(nn.Module):
             write_folder_atomic(folder / DETECTOR_FOLDER, self.detector.save)
             for file in sorted((folder / DETECTOR_FOLDER).iterdir()):
                 checksums[f"{DETECTOR_FOLDER}/{file.name}"] = hash_file(file)
+        write_transformers_files(folder, self.detector.info, self.class_names, self.max_detections)
+        if card:
+            write_card(folder / CARD_FILE, self.card(folder.absolute().name))
         checksums[WEIGHTS_FILE] = save_network_weights(self.network, folder / WEIGHTS_FILE)
         write_json_atomic(folder / CONFIG_FILE, {**description, "checksums": checksums})
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Upload the mask network as a hub repository; returns its address."""
+        """Upload the mask network as a hub repository, with a model card; returns its address.
+
+        The card tells of the training where the model was loaded from the folder of its run: figures, options, and
+        pictures. Where the run folder holds an edited README.md it is taken, and a card that somebody has edited on
+        the hub stays. Raises UserError for a name that is none, without permission, and offline.
+        """
         import tempfile
 
-        api = HfApi(token=token)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, places=False)
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Mask network")
-        return str(url)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder, places=False, card=False)
+            edited = None if self.run_folder is None else self.run_folder / CARD_FILE
+            if edited is not None and edited.is_file():
+                shutil.copyfile(edited, folder / CARD_FILE)
+            card = self.card(repo_id)
+            write_card(folder / CARD_FILE, card)
+            for picture in card.trained.pictures:
+                (folder / PICTURES_FOLDER).mkdir(exist_ok=True)
+                shutil.copyfile(picture, folder / PICTURES_FOLDER / picture.name)
+            return upload(folder, repo_id, private, token)
+
+    def card(self, name: str) -> Card:
+        """The model card under a name: of the model, and of its training as far as its run folder tells."""
+        info = self.detector.info
+        on_hub = info.path is None and not self.own_detector and "/" in info.identity.name
+        return Card(
+            name,
+            Path(info.identity.name).name if info.path is not None else info.identity.name,
+            info.identity.name if on_hub else None,
+            info.identity.family,
+            sum(parameter.numel() for parameter in self.network.parameters()),
+            self.class_names,
+            read_facts(self.run_folder),
+        )
 
     def describe(self, folder: Path | None = None) -> dict[str, Any]:
         """What a run folder says about the model; of that folder, also where a local detector lies from there."""
@@ -297,14 +332,26 @@ class MaskFrozenDetr(nn.Module):
         return instances.above(score_threshold)
 
 
-def find_run(run: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of a run: local, or fetched from the hub; None where `run` is something else or not there."""
-    if Path(run).exists():
-        folder = Path(run)
-    else:
+def locate_run(run: str | Path, revision: str | None = None) -> Path:
+    """The folder of a run: local, or fetched from the hub. Raises UserError where it is neither."""
+    folder, why = Path(run), ""
+    if not folder.exists() and HUB_NAME.fullmatch(str(run)):
         try:
-            wanted = [CONFIG_FILE, WEIGHTS_FILE, f"{DETECTOR_FOLDER}/*"]
-            folder = Path(snapshot_download(str(run), revision=revision, allow_patterns=wanted))
-        except (HfHubHTTPError, HFValidationError, OSError):
-            return None
-    return folder if (folder / CONFIG_FILE).is_file() else None
+            wanted = [CONFIG_FILE, WEIGHTS_FILE, f"{DETECTOR_FOLDER}/*", *TRANSFORMERS_FILES]
+            folder = download(str(run), revision, wanted)
+        except UserError as error:
+            why = f" ({error})"
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{run}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote, or a hub "
+            f"repository of one that can be reached{why}"
+        )
+    return folder
+
+
+def find_run(run: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of a run, as `locate_run`; None where `run` is something else or not there."""
+    try:
+        return locate_run(run, revision)
+    except UserError:
+        return None

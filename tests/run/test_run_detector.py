@@ -5,6 +5,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import build_squashing_detector
@@ -53,22 +54,48 @@ def test_a_run_that_moved_alone_finds_the_detector_where_it_was(tree, tmp_path):
     assert MaskFrozenDetr.from_pretrained(run).detector.info.path.resolve() == (tree / "detector").resolve()
 
 
-def test_runs_of_older_versions_load(tree):
+# What was written when: fields of the description, of its parts, and files, that earlier formats lack.
+EARLIER = {
+    "format 1": (("detector_place", "checksums", "max_detections"), (), ()),
+    "format 1, before classes": (("detector_place", "checksums", "max_detections", "classes"), (), ()),
+    "format 1, the first": (
+        ("detector_place", "checksums", "max_detections", "classes"),
+        ("stem_from",),
+        ("stem_stride",),
+    ),
+}
+
+
+@pytest.mark.parametrize("version", [*EARLIER, "format 2, before transformers' files"])
+def test_runs_of_older_versions_load(version, tree, scenes):
     """Without place and checksums, with weights hashed over the model's state."""
-    path = tree / "runs/one" / CONFIG_FILE
+    run = tree / "runs/one"
+    photo = scenes[1].images[0].path
+    expected = MaskFrozenDetr.from_pretrained(run).predict(photo, 0.01)
+    assert len(expected) > 2
+    for name in ("config.json", "preprocessor_config.json", "README.md"):
+        (run / name).unlink()
+    path = run / CONFIG_FILE
     saved = json.loads(path.read_text())
-    for key in ("detector_place", "checksums"):
-        del saved[key]
-    for key in ("scheme", "settings"):
-        del saved["detector"][key]
-    saved |= {"format": 1}
-    saved["detector"]["weights"] = hash_weights(load_detector(tree / "detector").model)
-    path.write_text(json.dumps(saved))
-    assert len(MaskFrozenDetr.from_pretrained(tree / "runs/one").detector.info.class_names) == 3
+    if version in EARLIER:
+        fields, network, shapes = EARLIER[version]
+        parts = ((saved, fields), (saved["network"], network), (saved["shapes"], shapes))
+        for part, keys in (*parts, (saved["detector"], ("scheme", "settings"))):
+            for key in keys:
+                part.pop(key, None)
+        saved |= {"format": 1}
+        saved["detector"]["weights"] = hash_weights(load_detector(tree / "detector").model)
+        path.write_text(json.dumps(saved))
+    again = MaskFrozenDetr.from_pretrained(run)
+    found = again.predict(photo, 0.01)
+    assert np.array_equal(found.masks, expected.masks)
+    assert np.array_equal(found.scores, expected.scores)
+    again.save_pretrained(tree / "runs/now")  # saved anew, it is of the current format
+    assert json.loads((tree / "runs/now" / CONFIG_FILE).read_text())["format"] == 2
     saved["detector"]["weights"] = "0" * 64
     path.write_text(json.dumps(saved))
     with pytest.raises(UserError, match="has other weights"):
-        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+        MaskFrozenDetr.from_pretrained(run)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mask_frozen_detr.cli import main
 from mask_frozen_detr.machine.locks import LOCK_FILE
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.training import records, step
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
@@ -254,7 +255,9 @@ def test_overwrite_that_would_replace_a_users_file_is_refused(name, finished, co
 
 
 def test_a_folder_of_an_older_version_is_known_by_its_names(finished, command, finished_once, capsys):
-    """It has no list of files, no checksums, no digests."""
+    """It has no list of files, no checksums, no digests, nothing for transformers."""
+    for name in TRANSFORMERS_FILES:
+        (finished / name).unlink()
     training = json.loads((finished / TRAINING_FILE).read_text())
     for key in ("files", "checksum", "run", "class_names", "preprocessing", "network"):
         del training[key]

@@ -112,7 +112,7 @@ def segment(
     for b, (top, (_, inverse)) in enumerate(zip(tops, distinct, strict=True)):
         part = slice(starts[b], starts[b + 1])
         results.append(
-            _instances(
+            make_instances(
                 boxes[b],
                 top,
                 inverse,
@@ -127,7 +127,7 @@ def segment(
     return results
 
 
-def _instances(
+def make_instances(
     boxes: Tensor,
     top: TopDetections,
     inverse: Tensor,
@@ -138,6 +138,12 @@ def _instances(
     class_names: Sequence[str],
     keep_probabilities: bool,
 ) -> Instances:
+    """The instances of one image, best first.
+
+    boxes: (Q, 4) as cx, cy, w, h in [0, 1]. top: its best pairs. inverse: (N,), which of its M distinct queries each
+    pair is of. masks: (M, r, r) probabilities over `frames` (M, 4), x0, y0, x1, y1 in pixels of the image. iou: (M, K)
+    or None. size: (height, width). Raises FloatingPointError where scores or boxes are not numbers.
+    """
     height, width = size
     binary, probabilities, confidence = [], [], []
     for mask, frame in zip(masks, frames, strict=True):  # one by one: a hundred large ones would be gigabytes

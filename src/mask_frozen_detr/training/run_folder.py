@@ -1,8 +1,9 @@
 """A run folder: what lies in it, when a run may start in it, and how a killed one is found again.
 
-mask_frozen_detr.json and mask_network.safetensors are the model; training.json says how it was trained and which
-files the run wrote, metrics.jsonl, tensorboard/ and evaluation-STEP.json what came of it. checkpoint.pt holds all
-loop state as long as a run lasts. Nothing else is ever removed or replaced.
+mask_frozen_detr.json and mask_network.safetensors are the model, config.json and preprocessor_config.json what
+transformers must know of it; training.json says how it was trained and which files the run wrote, metrics.jsonl,
+tensorboard/ and evaluation-STEP.json what came of it. checkpoint.pt holds all loop state as long as a run lasts.
+Nothing else is ever removed or replaced.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from mask_frozen_detr.machine.files import TORSO, sweep, write_json_atomic, writ
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.run_record import RunRecord
@@ -35,7 +37,7 @@ ALWAYS = (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, TRAINING_FIL
 OWN = re.compile(
     "|".join(
         [
-            *map(re.escape, ALWAYS),
+            *map(re.escape, (*ALWAYS, *TRANSFORMERS_FILES)),
             r"evaluation-\d+\.json",
             rf"{TENSORBOARD_FOLDER}/[\w.*-]+",
             re.escape(DETECTOR_FOLDER),
@@ -119,7 +121,7 @@ class RunFolder:
         self.checkpoint: dict[str, Any] | None = None
         self.unknown: list[str] = []  # what the version that started the run did not record
         self.run = secrets.token_hex(4)  # in the names of tensorboard's files
-        self.files: list[str] = [*ALWAYS, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
+        self.files: list[str] = [*ALWAYS, *TRANSFORMERS_FILES, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
         if not resume or not is_run(path):
             return
         saved = _training(path)
@@ -191,7 +193,8 @@ class RunFolder:
         def write() -> None:
             self.check()
             self._describe(*[DETECTOR_FOLDER] if model.own_detector else [])
-            model.save_pretrained(self.path)
+            model.save_pretrained(self.path, card=False)
+            model.run_folder = self.path
 
         on_main(write)
 
@@ -242,7 +245,7 @@ def _check_foreign(output: Path, record: RunRecord, config: TrainConfig) -> None
         match = EVALUATION.fullmatch(path.name)
         step = int(match[1]) if match else 0
         wanted = (
-            path.name in ALWAYS
+            path.name in (*ALWAYS, *TRANSFORMERS_FILES)
             or (path.name == DETECTOR_FOLDER and config.finetune != "none")
             or (step and (step == record.steps or (config.evaluate_every and step % config.evaluate_every == 0)))
         )

@@ -1,0 +1,1 @@
+"""A run for others: its model card, and the Hugging Face hub."""
