@@ -55,7 +55,7 @@ def write_data(folder: Path, sizes: Sizes) -> Path:
 def loading(sizes: Sizes, until: float) -> tuple[list[dict[str, Any]], list[str]]:
     """One row: the paper's augmentation, one process, one thread, its processor time."""
     from mask_frozen_detr.data.classes import classes_of
-    from mask_frozen_detr.data.coco import read_coco
+    from mask_frozen_detr.data.formats.coco import read_coco
     from mask_frozen_detr.detectors.preprocessing import ShortestEdge
     from mask_frozen_detr.training.config import AugmentConfig
     from mask_frozen_detr.training.samples import TrainingData

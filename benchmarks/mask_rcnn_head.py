@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 from tyro.conf import OmitArgPrefixes, Positional
 
-from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.detectors import Detections, DetectorShapes, load_detector
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_json_atomic

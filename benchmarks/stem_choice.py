@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import OmitArgPrefixes, Positional
 
-from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.detectors import TransformersDetector, load_detector
 from mask_frozen_detr.detectors.transformers_detector import backbone_type
 from mask_frozen_detr.errors import UserError

@@ -21,7 +21,8 @@ from transformers import (
 from transformers.utils import logging
 
 from mask_frozen_detr import MaskNetworkConfig, load_detector
-from mask_frozen_detr.data.coco import CocoData, load_split
+from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import render_scenes
 from mask_frozen_detr.detectors import FrozenDetector
 

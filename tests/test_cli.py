@@ -57,8 +57,8 @@ def test_train_says_where_the_run_lies(run, squashing_folder, scenes_folder, tmp
     assert f"The mask network lies in {tmp_path / 'run'}" in shown.out
     assert "AP50" in shown.out
     for words in (
-        "train: instances_train2017.json: 10 images",
-        "val: instances_val2017.json: 5",
+        "train: COCO, instances_train2017.json: 10 images",
+        "val: COCO, instances_val2017.json: 5",
         "crescent, cross, bolt",
     ):
         assert words in shown.err

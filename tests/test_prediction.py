@@ -16,8 +16,8 @@ from synthetic_detections import scatter_parameters
 from torchvision.datasets import CocoDetection
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, prediction
-from mask_frozen_detr.data.coco import load_split
 from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.prediction import PREDICTIONS_FILE, predict_files
 from mask_frozen_detr.results.prediction_files import RESULTS_FILE
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mask_frozen_detr.data.classes import ClassMap, classes_of
-from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError, printable, reason
@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 METRICS = metric_names()
-MISSING = "image file is missing"  # the kind of what is skipped, as the reader of annotation files calls it
 
 
 class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
@@ -130,7 +129,7 @@ def evaluate(
     box = score(_truth(data, classes, skipped, "bbox"), boxes, "bbox", max_detections)
     mask = score(_truth(data, classes, skipped, "segm"), masks, "segm", max_detections)
     faults = data.left_out()
-    missing = faults.pop(MISSING, 0)
+    missing = faults.pop(MISSING_PICTURE, 0) + faults.pop(UNREADABLE_PICTURE, 0)
     return Evaluation(
         box.figures,
         mask.figures,

@@ -42,7 +42,7 @@ def annotations(bench: Bench, random: Random, folder: Path) -> Try:
 
 def _read(data: Path) -> int:
     """Both splits, as the command line reads them."""
-    from mask_frozen_detr.data.coco import load_split
+    from mask_frozen_detr.data.load import load_split
     from mask_frozen_detr.errors import UserError
 
     code = 0

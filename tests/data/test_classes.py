@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mask_frozen_detr.data.classes import RunClasses, classes_of, map_classes
-from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.errors import UserError
 
 NAMES = ["person", "traffic light", "tv", "teddy bear"]

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mask_frozen_detr.data.coco import CocoData, check_size, find_splits, load_split, read_coco
+from mask_frozen_detr.data.coco import CocoData, check_size
+from mask_frozen_detr.data.formats.coco import read_coco
+from mask_frozen_detr.data.formats.coco_layout import search_splits
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.data.validation import Broken, decode_counts
 from mask_frozen_detr.errors import UserError
 
@@ -88,7 +91,7 @@ def test_a_good_file(read, tmp_path):
     assert nothing.annotations == ()
     assert not data.skipped
     assert data.summary() == (
-        "instances_train.json: 3 images (1 without annotations), 3 instances (1 of them crowds), 2 categories, "
+        "COCO, instances_train.json: 3 images (1 without annotations), 3 instances (1 of them crowds), 2 classes, "
         "0 skipped"
     )
 
@@ -233,7 +236,7 @@ def test_the_summary_groups_faults(read):
     lines = [annotation(i, bbox=None, segmentation=[[5, 5, 15, 15]]) for i in range(2, 6)]
     data = read(data_set(annotation(1), *lines, annotation(6, category_id=4)))
     assert data.summary().splitlines() == [
-        "instances_train.json: 1 images (0 without annotations), 1 instances (0 of them crowds), 2 categories, "
+        "COCO, instances_train.json: 1 images (0 without annotations), 1 instances (0 of them crowds), 2 classes, "
         "5 skipped",
         "  skipped 4 × polygon with fewer than 3 points, first: annotation 2 (image 1, dog.jpg): part 0 has 2",
         "  skipped 1 × unknown category id, first: annotation 6 (image 1, dog.jpg): 4, the file has [3, 7]",
@@ -419,7 +422,7 @@ LAYOUTS = {
 def test_find_splits(tmp_path, case):
     files, expected = LAYOUTS[case]
     lay_out(tmp_path, *files)
-    splits = find_splits(tmp_path)
+    splits, _ = search_splits(tmp_path)
     assert list(splits) == list(expected)
     assert splits == {name: (tmp_path / file, tmp_path / folder) for name, (file, folder) in expected.items()}
     for name, (file, folder) in expected.items():
@@ -444,14 +447,14 @@ def test_test_sets_need_no_annotations(tmp_path):
 
 def test_what_was_looked_for_is_named(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
-        find_splits(tmp_path / "nowhere")
+        load_split(tmp_path / "nowhere", "train")
     with pytest.raises(
-        UserError, match=r"(?s)no COCO-format data.*instances_train2017\.json.*_annotations\.coco\.json"
+        UserError, match=r"(?s)no data of a known format.*instances_train2017\.json.*_annotations\.coco\.json.*YOLO"
     ):
-        find_splits(tmp_path)
+        load_split(tmp_path, "train")
     lay_out(tmp_path, "annotations/instances_val2017.json")
     with pytest.raises(UserError, match=r"instances_val2017\.json has no image folder \(none of .*/val2017, "):
-        find_splits(tmp_path)
+        load_split(tmp_path, "train")
     lay_out(tmp_path, "annotations/instances_train2017.json", "train2017/dog.jpg")
     with pytest.raises(UserError, match=r"no split 'val'; found: train .*instances_val2017\.json has no image folder"):
         load_split(tmp_path, "val")

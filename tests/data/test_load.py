@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mask_frozen_detr import UserError, load_data
-from mask_frozen_detr.data.coco import load_split
+from mask_frozen_detr.data.load import load_split
 
 SQUARE = [2, 2, 8, 2, 8, 8, 2, 8]
 

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.coco import CocoData, Skipped, load_split, read_coco
+from mask_frozen_detr.data.coco import CocoData, Skipped
+from mask_frozen_detr.data.formats.coco import read_coco
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.evaluation import evaluate

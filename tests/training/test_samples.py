@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr.data.classes import classes_of
-from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord, load_split
+from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.results.paste import paste_probabilities

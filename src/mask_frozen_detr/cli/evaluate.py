@@ -18,12 +18,14 @@ class Evaluate:
 
     # A run folder, a hub repository of one, or a detector: then the training-free baseline is measured.
     model: Positional[str]
-    # Data in COCO format: a folder with splits, or one annotation file.
+    # Data: a folder with splits, or one annotation file, in any format that train takes.
     data: Positional[Path]
     # Which split of the folder to measure on: train, val or test.
     split: str = "val"
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
+    # The format of DATA, where it holds several; by default the one that is found.
+    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
     # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
     orientation: Literal["auto", "apply", "ignore"] = "auto"
     # Print the AP of each class as well.
@@ -62,7 +64,7 @@ class Evaluate:
         check_at_least(0, workers=self.workers, score_threshold=self.score_threshold)
 
     def run(self) -> None:
-        from mask_frozen_detr.data.coco import load_split
+        from mask_frozen_detr.data.load import load_split
         from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, evaluate, write_evaluation
         from mask_frozen_detr.machine.precision import autocast
         from mask_frozen_detr.machine.processes import processes
@@ -75,7 +77,7 @@ class Evaluate:
             check_evaluation_file(self.json)
         if self.results_file is not None:
             check_results_files(self.results_file)
-        data = load_split(self.data, self.split, self.images, self.orientation)
+        data = load_split(self.data, self.split, self.images, self.orientation, self.format)
         model = load_model(
             self.model, self.detector, self.device, self.revision, self.prompt, self.roi_align, self.stem
         )

@@ -25,7 +25,8 @@ class Train:
     output: Path
     # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
     detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
-    # Data in COCO format: a folder with a train and, better, a val split, or one annotation file.
+    # Data: a folder with a train and, better, a val split, or one annotation file; COCO, YOLO-seg, LabelMe, Pascal VOC,
+    # COCO panoptic or VIA.
     data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = None
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
@@ -33,6 +34,8 @@ class Train:
     val: Path | None = None
     # Where its pictures are, if not where the layout says.
     val_images: Path | None = None
+    # The format of DATA, where it holds several; by default the one that is found.
+    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
     # Leave a val split out: nothing is measured then.
     no_val: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
@@ -78,7 +81,7 @@ class Train:
         check_start(self.output, self.resume, self.overwrite)
         choose_device(self.device)
         state = processes()
-        data = load_data(self.data, self.images, self.val, self.val_images, self.no_val, self.orientation)
+        data = load_data(self.data, self.images, self.val, self.val_images, self.no_val, self.orientation, self.format)
         detector = load_detector(
             self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
         )

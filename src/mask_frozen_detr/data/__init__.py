@@ -1,1 +1,1 @@
-"""COCO-format data: reading, checking, augmenting."""
+"""Data sets in any format: found, read, checked; pictures; classes."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mask_frozen_detr.data.coco import CocoData, load_split
+from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.detectors.base import hash_weights

@@ -14,7 +14,8 @@ import torchvision
 import transformers
 from PIL import Image
 
-from mask_frozen_detr.data.coco import CocoData, find_splits, load_split
+from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
@@ -48,7 +49,8 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
     names that are written here, and where nothing could be run.
     """
     _check_plotting()
-    find_splits(data)  # it has to be a folder
+    if data.is_file():
+        raise UserError(f"{data}: is a file, expected a folder with a train and a val split")
     train_data, val_data = load_split(data, "train"), load_split(data, "val")
     if config.max_images:
         val_data = replace(val_data, images=val_data.images[: config.max_images])

@@ -1,14 +1,13 @@
-"""Finding the splits of a data folder by its layout: COCO's own, Roboflow's, and plain ones (not in the paper)."""
+"""Finding the splits of a COCO-format folder by its layout: COCO's own, Roboflow's, and plain ones."""
 
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
+from mask_frozen_detr.data.formats.layout import SPLIT_WORDS
 from mask_frozen_detr.data.images import SUFFIXES
-from mask_frozen_detr.errors import UserError
 
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _WORD = "|".join(SPLIT_WORDS)
 # instances_train2017, train, valid_annotations, image_info_test-dev2017 …
 _STEM = re.compile(
@@ -28,7 +27,7 @@ _WHOLE = (
     *("_annotations.coco.json", "annotations.coco.json", "annotations.json", "coco.json", "via_export_coco.json"),
 )
 _PICTURES = ("images/default", "images", "data", "default")  # beside such a file or a folder above it
-_LAYOUTS = (
+LAYOUTS = (  # what to expect, for error messages
     "annotations/instances_train2017.json with train2017/ or images/train2017/ (any year or none)",
     "annotations/train.json or train.json with train/, images/train/ or images/",
     "train/_annotations.coco.json or train/annotations.json with the images beside it",
@@ -37,26 +36,16 @@ _LAYOUTS = (
 )
 
 
-def find_splits(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Split name ("train", "val", "test") to (annotation file, image folder).
-
-    Raises: UserError saying what was looked for, when there is no split.
-    """
-    return search_splits(folder)[0]
-
-
 def search_splits(
     folder: Path, elsewhere: Collection[str] = ()
-) -> tuple[dict[str, tuple[Path, Path]], dict[str, list[Path]]]:
-    """Splits, and annotation files that lack their image folder with the places searched for it.
+) -> tuple[dict[str, tuple[Path, Path]], dict[str, dict[Path, list[Path]]]]:
+    """Splits ("train", "val", "test" to annotation file and image folder), and those whose annotation files lack their
+    image folder, with the places searched for it.
 
     elsewhere: splits whose pictures are named apart, so that they need no folder of their own.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; expected COCO-format data")
     splits: dict[str, tuple[Path, Path]] = {}
-    incomplete: dict[str, list[Path]] = {}
+    incomplete: dict[str, dict[Path, list[Path]]] = {}
     for file, match in _named_files(folder):
         split = SPLIT_WORDS[match["word"].lower()]
         places = _image_folders(folder, match)
@@ -66,7 +55,7 @@ def search_splits(
         if place or split in elsewhere:
             splits.setdefault(split, (file, place or file.parent))
         else:
-            incomplete[str(file)] = places
+            incomplete.setdefault(split, {})[file] = places
     for word, split in SPLIT_WORDS.items():
         for file in (folder / word / name for name in _BESIDE):
             if file.is_file():
@@ -75,12 +64,6 @@ def search_splits(
         whole = next((folder / name for name in _WHOLE if (folder / name).is_file()), None)
         if whole is not None:
             splits["train"] = whole, _pictures_of(whole)
-    if not splits:
-        looked = "".join(f"\n  {layout}" for layout in _LAYOUTS)
-        raise UserError(
-            f"{folder}: no COCO-format data found{describe_incomplete(incomplete)}; looked for one of (train, "
-            f"val, valid, test){looked}\nor give the annotation file itself"
-        )
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}, incomplete
 
 
@@ -123,10 +106,10 @@ def _holds_images(folder: Path) -> bool:
         return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
 
 
-def describe_incomplete(incomplete: dict[str, list[Path]]) -> str:
+def describe_incomplete(incomplete: dict[Path, list[Path]]) -> str:
     """For error messages: which annotation files lack their images, and where those were looked for."""
-    return "".join(
-        f"; {file} has no image folder (none of {', '.join(place.as_posix() for place in places)})"
+    return "; ".join(
+        f"{file} has no image folder (none of {', '.join(place.as_posix() for place in places)})"
         for file, places in incomplete.items()
     )
 

@@ -1,0 +1,40 @@
+"""Which format a folder or file is in, found by itself or insisted on."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, get_args
+
+from mask_frozen_detr.data.formats import coco, labelme, panoptic, via, voc, yolo
+from mask_frozen_detr.data.formats.layout import Layout
+from mask_frozen_detr.errors import UserError, check_choice
+
+Format = Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"]
+READERS = {"coco": coco, "yolo": yolo, "labelme": labelme, "voc": voc, "panoptic": panoptic, "via": via}
+OFTEN_TOGETHER = {"coco", "panoptic"}  # COCO itself ships both of the same pictures; then its instances are meant
+
+
+def find_layout(path: Path, wanted: Format | None = None, elsewhere: Collection[str] = ()) -> Layout:
+    """The splits of the data at `path`.
+
+    wanted: the format to take, None for the one that is there. elsewhere: splits whose pictures are named apart.
+    Raises UserError where nothing is there, nothing of that format, or data of several formats.
+    """
+    if wanted is not None:
+        check_choice("format", wanted, get_args(Format))
+    if not path.exists():
+        raise UserError(f"{path}: there is no such folder or file; expected data with annotations")
+    tried = READERS if wanted is None else {wanted: READERS[wanted]}
+    found = {name: layout for name, reader in tried.items() if (layout := reader.find(path, elsewhere)) is not None}
+    if (path.is_file() and len(found) > 1) or set(found) == OFTEN_TOGETHER:
+        # every json might be COCO's; what else it looks like is more to the point
+        del found["panoptic" if path.is_dir() else "coco"]
+    if len(found) > 1:
+        several = " and ".join(
+            f"{READERS[name].FORMAT} ({next((str(split.place) for split in layout.splits.values()), path)})"
+            for name, layout in found.items()
+        )
+        raise UserError(f"{path}: holds data of several formats, {several}; say with --format which one is meant")
+    if not found:
+        looked = "".join(f"\n  {reader.FORMAT}: {line}" for reader in tried.values() for line in reader.EXPECTED)
+        raise UserError(f"{path}: no data of a known format found; looked for one of (train, val, valid, test){looked}")
+    return next(iter(found.values()))
