@@ -65,6 +65,23 @@ def test_train_says_where_the_run_lies(run, squashing_folder, scenes_folder, tmp
     assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (run / WEIGHTS_FILE).read_bytes(), "the seed decides"
 
 
+def test_what_a_run_was_trained_on_is_what_it_is_measured_on(squashing_folder, scenes_folder, tmp_path, capfd):
+    """Classes chosen and renamed and images held out are known to the run, and a contradiction is refused."""
+    file, out = scenes_folder / "annotations" / "instances_train2017.json", tmp_path / "run"
+    options = ["--val-fraction", "0.3", "--classes", "disc,ring", "--class-map", "crescent=ring"]
+    arguments = ["train", squashing_folder, file, "--images", scenes_folder / "train2017", "--output", out]
+    assert main([str(argument) for argument in [*arguments, *options, *TINY]]) == 0
+    shown = capfd.readouterr()
+    assert "3 of 10 images, held out from training" in shown.err
+    assert "AP over 3 of 3 images" in shown.out
+    arguments = ["evaluate", out, file, "--images", scenes_folder / "train2017", "--by-class"]
+    assert main([str(argument) for argument in arguments]) == 0
+    shown = capfd.readouterr()
+    assert "AP over 3 of 3 images" in shown.out
+    assert "2 classes of detector and data match by name" in shown.err
+    assert "star" not in shown.out
+
+
 def test_the_seed_decides_the_first_weights_too(run, squashing_folder, scenes_folder, tmp_path):
     start = ["train", str(squashing_folder), str(scenes_folder), "--output", str(tmp_path / "run")]
     torch.rand(3)  # whatever was drawn before

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mask_frozen_detr.data.class_choice import choose_classes
 from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
@@ -104,6 +105,8 @@ def evaluate(
     check_thresholds(score_threshold, max_detections)
     if results_file is not None:
         check_results_files(results_file)
+    if model.classes is not None:
+        data = choose_classes(data, model.classes.choice, strict=False)
     classes = classes_of(data, model.detector.info.class_names, model.classes)
     share = data.images[state.process_index :: state.num_processes]
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses
+from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.identity import SCHEME
@@ -52,7 +53,6 @@ __all__ = [
     "save_network_weights",
 ]
 
-
 class MaskFrozenDetr(nn.Module):
     """Instance masks from a detector that stays as it is.
 
@@ -61,6 +61,9 @@ class MaskFrozenDetr(nn.Module):
     detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
     nothing else is asked for: what the run was trained with. run_folder: where the records of the training lie, which
     a model card tells of; None where it was not loaded from a folder.
+
+    nothing else is asked for: what the run was trained with. held_out: which images of the training data were kept
+    for val, where that had no val split.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class MaskFrozenDetr(nn.Module):
         self.classes = classes
         self.max_detections = DETECTIONS
         self.run_folder: Path | None = None
+
+        self.held_out: HeldOut | None = None
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -135,6 +140,8 @@ class MaskFrozenDetr(nn.Module):
         check_detector(run, saved, detector)
         model = cls(detector, load_network(saved, folder), own, saved.classes)
         model.max_detections, model.run_folder = saved.max_detections, folder
+
+        model.max_detections, model.held_out = saved.max_detections, saved.held_out
         return model if device is None else model.to(device)
 
     def adopt_detector(self, run: Path | None = None) -> None:
@@ -223,6 +230,7 @@ class MaskFrozenDetr(nn.Module):
         if self.own_detector:
             identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
         classes = {} if self.classes is None else {"classes": self.classes.describe()}
+        held_out = {} if self.held_out is None else {"held_out": asdict(self.held_out)}
         path = None if self.own_detector or folder is None else self.detector.info.path
         place = {} if path is None or folder is None else {"detector_place": asdict(place_of(path, folder))}
         return {
@@ -233,6 +241,7 @@ class MaskFrozenDetr(nn.Module):
             "network": asdict(self.network.config),
             "class_names": self.detector.info.class_names,
             **classes,
+            **held_out,
             "max_detections": self.max_detections,
             "preprocessing": self.detector.info.preprocessing.describe(),
         }
@@ -331,7 +340,6 @@ class MaskFrozenDetr(nn.Module):
         )[0]
         return instances.above(score_threshold)
 
-
 def locate_run(run: str | Path, revision: str | None = None) -> Path:
     """The folder of a run: local, or fetched from the hub. Raises UserError where it is neither."""
     folder, why = Path(run), ""
@@ -347,7 +355,6 @@ def locate_run(run: str | Path, revision: str | None = None) -> Path:
             f"repository of one that can be reached{why}"
         )
     return folder
-
 
 def find_run(run: str | Path, revision: str | None = None) -> Path | None:
     """The folder of a run, as `locate_run`; None where `run` is something else or not there."""

@@ -104,7 +104,7 @@ def test_val_in_a_place_of_its_own(tmp_path):
     found = load_data(train, val=val, val_images=tmp_path / "photos")
     assert found.val is not None
     assert [record.path.name for record in found.val.images] == ["v.png"]
-    with pytest.raises(UserError, match=r"val: found .*no_val"):
+    with pytest.raises(UserError, match=r"no_val: found it beside val .*expected one of them"):
         load_data(train, val=val, no_val=True)
 
 

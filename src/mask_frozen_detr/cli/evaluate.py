@@ -22,6 +22,12 @@ class Evaluate:
     data: Positional[Path]
     # Which split of the folder to measure on: train, val or test.
     split: str = "val"
+    # Measure on this share of the training images, where DATA has no val split; a run's own is known.
+    val_fraction: float | None = None
+    # Measure on these classes of the data alone, as person,dog; by default on those the run was trained on.
+    classes: str | None = None
+    # Call classes of the data by other names, as pedestrian=person,auto=car, beside what the run itself renames.
+    class_map: str | None = None
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
     # The format of DATA, where it holds several; by default the one that is found.
@@ -64,6 +70,7 @@ class Evaluate:
         check_at_least(0, workers=self.workers, score_threshold=self.score_threshold)
 
     def run(self) -> None:
+        from mask_frozen_detr.data.class_choice import read_choice
         from mask_frozen_detr.data.load import load_split
         from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, evaluate, write_evaluation
         from mask_frozen_detr.machine.precision import autocast
@@ -77,9 +84,18 @@ class Evaluate:
             check_evaluation_file(self.json)
         if self.results_file is not None:
             check_results_files(self.results_file)
-        data = load_split(self.data, self.split, self.images, self.orientation, self.format)
         model = load_model(
             self.model, self.detector, self.device, self.revision, self.prompt, self.roi_align, self.stem
+        )
+        data = load_split(
+            self.data,
+            self.split,
+            self.images,
+            self.orientation,
+            self.format,
+            self.val_fraction,
+            read_choice(self.classes, self.class_map),
+            model.held_out,
         )
         first = processes().is_main_process
         bar = Progress("evaluating", len(data.images), quiet=not first)

@@ -36,6 +36,12 @@ class Train:
     val_images: Path | None = None
     # The format of DATA, where it holds several; by default the one that is found.
     format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
+    # Where there is no val split: hold this share of the images out, as 0.1, the same ones at every call.
+    val_fraction: float | None = None
+    # Use these classes of the data alone, as person,dog; the run keeps to them.
+    classes: str | None = None
+    # Call classes of the data by other names, as pedestrian=person,auto=car; the run keeps to it.
+    class_map: str | None = None
     # Leave a val split out: nothing is measured then.
     no_val: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.

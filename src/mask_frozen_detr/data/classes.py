@@ -6,10 +6,10 @@ its categories otherwise or list fewer of them, and still every class means what
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr.data.coco import ClassChoice, CocoData
 from mask_frozen_detr.errors import UserError
 
 # Spellings of COCO's names in published checkpoints (Pascal VOC's, run together) → COCO's own.
@@ -27,14 +27,19 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class RunClasses:
-    """What the classes of a run are called. index_of: category name, as the training data writes it → class index."""
+    """What the classes of a run are called. index_of: category name, as the training data writes it → class index.
+
+    choice: what the user chose of the data's classes; other data is taken alike.
+    """
 
     index_of: dict[str, int]
     by: str  # how they were matched with the training data: "name", "category id" or "order"
+    choice: ClassChoice = field(default_factory=ClassChoice)
 
     def describe(self) -> dict[str, Any]:
         """What a run folder keeps of it, for JSON; `read` takes it back."""
-        return {"by": self.by, "index_of": self.index_of}
+        chosen = None if self.choice.chosen is None else list(self.choice.chosen)
+        return {"by": self.by, "index_of": self.index_of, "chosen": chosen, "renamed": self.choice.renamed}
 
     @staticmethod
     def read(saved: Any, classes: int) -> "RunClasses":
@@ -47,7 +52,13 @@ class RunClasses:
                 raise ValueError(f"classes: {name!r:.40} has index {index!r:.40}, expected 0 to {classes - 1}")
         if len(set(index_of.values())) < len(index_of):
             raise ValueError("classes: two names have one index")
-        return RunClasses(dict(index_of), by)
+        chosen, renamed = saved.get("chosen"), saved.get("renamed", {})  # runs of older versions have none
+        if not (chosen is None or (isinstance(chosen, list) and all(isinstance(name, str) for name in chosen))):
+            raise ValueError(f"classes: 'chosen' is {chosen!r:.40}, expected names")
+        if not isinstance(renamed, dict) or not all(isinstance(name, str) for name in renamed.values()):
+            raise ValueError(f"classes: 'renamed' is {renamed!r:.40}, expected names by name")
+        choice = ClassChoice(None if chosen is None else tuple(chosen), dict(renamed))
+        return RunClasses(dict(index_of), by, choice)
 
     def names(self, class_names: Sequence[str]) -> list[str]:
         """The detector's class names, the nameless called as the training data calls them."""
@@ -123,9 +134,10 @@ def map_classes(class_names: Sequence[str], categories: Mapping[int, str], run: 
 def classes_of(data: CocoData, class_names: Sequence[str], run: RunClasses | None = None) -> ClassMap:
     """`map_classes` for a data set. Raises UserError that names its file."""
     try:
-        return map_classes(class_names, data.categories, run)
+        found = map_classes(class_names, data.categories, run)
     except UserError as error:
         raise UserError(f"{data.annotation_file}: {error}") from None
+    return found if run is not None else replace(found, run=replace(found.run, choice=data.choice))
 
 
 def _named(class_names: Sequence[str]) -> list[tuple[int, str]]:

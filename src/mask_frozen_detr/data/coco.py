@@ -13,7 +13,7 @@ from PIL import Image
 from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.errors import UserError, safe
 
-__all__ = ["Annotation", "ClassChoice", "CocoData", "ImageRecord", "Orientation", "Skipped", "check_size"]
+__all__ = ["Annotation", "ClassChoice", "CocoData", "HeldOut", "ImageRecord", "Orientation", "Skipped", "check_size"]
 
 Orientation = Literal["auto", "apply", "ignore"]
 MISSING_PICTURE = "image file is missing"  # kinds of fault for which a whole picture is lost
@@ -51,11 +51,20 @@ class ClassChoice:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """That a val split was taken from data without one. of: which images they were, see `holdout`."""
+
+    fraction: float
+    of: str
+
+
 @dataclass
 class CocoData:
     """One split. categories: id to name, by id. notes: what was mended or is odd but used, with counts.
 
     annotation_file: what it was read from, a file or a folder. format: of that. choice: what was made of its classes.
+    held_out: how train and val were parted, where it was not the data that did.
     """
 
     annotation_file: Path
@@ -65,6 +74,7 @@ class CocoData:
     notes: dict[str, int] = field(default_factory=dict)
     format: str = "COCO"
     choice: ClassChoice = field(default_factory=ClassChoice)
+    held_out: HeldOut | None = None
 
     def left_out(self) -> Counter[str]:
         """What is not used, counted by kind of fault."""

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mask_frozen_detr.data.coco import CocoData, Orientation
+from mask_frozen_detr.data.class_choice import choose_classes
+from mask_frozen_detr.data.coco import ClassChoice, CocoData, HeldOut, Orientation
 from mask_frozen_detr.data.formats.find import Format, find_layout
 from mask_frozen_detr.data.formats.layout import Layout
+from mask_frozen_detr.data.holdout import hold_out, images_digest
 from mask_frozen_detr.data.orientation import LOOKED_AT, ambiguous
 from mask_frozen_detr.errors import UserError
+
+ALL_CLASSES = ClassChoice()
 
 
 @dataclass
@@ -32,15 +36,32 @@ def load_split(
     images: str | Path | None = None,
     orientation: Orientation = "auto",
     format: Format | None = None,
+    val_fraction: float | None = None,
+    choice: ClassChoice = ALL_CLASSES,
+    run: HeldOut | None = None,
 ) -> CocoData:
     """A split ("train", "val", "test") of a data folder, or an annotation file given directly.
 
     images: where its pictures are, if not where the layout says. orientation: what tags in pictures mean for their
-    annotations, see `orientation`. format: the one to take, None for the one that is there.
+    annotations, see `orientation`. format: the one to take, None for the one that is there. val_fraction, choice: as
+    `load_data` takes them. run: what a run held out for val; where this is the same data, its val split is that.
     Raises: UserError as `find_layout` and the format's reader do, and for a split that the folder lacks.
     """
     path, pictures = Path(data).expanduser(), _folder(images)
-    return _read(find_layout(path, format, (split,) if images else ()), path, split, pictures, orientation)
+    layout = find_layout(path, format, (split,) if images else ())
+    has_val = "val" in layout.splits and not layout.single
+    if val_fraction is not None:
+        _refuse_val(path, layout)
+    elif run is None or has_val or split == "test":
+        return choose_classes(_read(layout, path, split, pictures, orientation), choice)
+    whole = choose_classes(_read(layout, path, "train", pictures, orientation), choice)
+    if val_fraction is None and run is not None:
+        if images_digest(whole) != run.of:
+            return choose_classes(_read(layout, path, split, pictures, orientation), choice)
+        val_fraction = run.fraction
+    assert val_fraction is not None
+    train, val = hold_out(whole, val_fraction)
+    return val if split == "val" else train
 
 
 def load_data(
@@ -51,6 +72,8 @@ def load_data(
     no_val: bool = False,
     orientation: Orientation = "auto",
     format: Format | None = None,
+    val_fraction: float | None = None,
+    choice: ClassChoice = ALL_CLASSES,
 ) -> Data:
     """Data to train on, and its val split.
 
@@ -60,35 +83,52 @@ def load_data(
         where `images` says, where that was given.
     no_val: leave a val split out. orientation: what tags in pictures mean for their annotations, see `orientation`.
     format: the one to take, None for the one that is there.
+    val_fraction: the share of the images that is held out for val, where there is no val split.
+    choice: which classes to use, and under which names.
 
     Raises UserError for data that cannot be used; so too for a val split that is there and cannot be used, and for one
     that is the training data itself.
     """
     path = Path(data).expanduser()
+    if no_val and (val is not None or val_fraction is not None):
+        other = f"val {val}" if val is not None else f"val_fraction {val_fraction}"
+        raise UserError(f"no_val: found it beside {other}, expected one of them")
+    if val is not None and val_fraction is not None:
+        raise UserError(f"val_fraction: found {val_fraction}, and val {val} beside it; expected one of them")
     pictures, val_pictures = _folder(images), _folder(val_images or images)
     apart = [split for split, folder in (("train", pictures), ("val", val_pictures)) if folder is not None]
     layout = find_layout(path, format, apart)
-    train = _read(layout, path, "train", pictures, orientation)
-    found, note = None, ""
+    if val_fraction is not None:
+        _refuse_val(path, layout)
+    train = choose_classes(_read(layout, path, "train", pictures, orientation), choice)
+    found = None
     if no_val:
-        if val is not None:
-            raise UserError(f"val: found {val}, and no_val beside it; expected one of them")
         note = "no val split, as asked: nothing is measured while training"
+    elif val_fraction is not None:
+        train, found = hold_out(train, val_fraction)
+        note = f"val: {len(found.images)} of {len(found.images) + len(train.images)} images, held out from training"
+        return _with_notes(Data(train, found, note), orientation)
     elif val is not None:
-        found = load_split(val, "val", val_images or images, orientation, format)
-    elif not layout.single:
-        if "val" in layout.splits:
-            found = _read(layout, path, "val", val_pictures, orientation)
-        elif "val" in layout.lost:
-            raise UserError(
-                f"{path}: its val split cannot be used; {layout.lost['val']}; say with --val-images where its "
-                "pictures are, with --val what else to measure on, or leave it out with --no-val"
-            )
-    if found is None and not note:
-        note = "no val split: nothing is measured; --val names one"
-    if found is not None and found.annotation_file.resolve() == train.annotation_file.resolve():
-        raise UserError(f"{found.annotation_file}: is the training data too; expected other pictures for val")
-    for split in (train, found):
+        found, note = load_split(val, "val", val_images or images, orientation, format), ""
+    elif "val" in layout.splits and not layout.single:
+        found, note = _read(layout, path, "val", val_pictures, orientation), ""
+    elif "val" in layout.lost:
+        raise UserError(
+            f"{path}: its val split cannot be used; {layout.lost['val']}; say with --val-images where its "
+            "pictures are, with --val what else to measure on, or leave it out with --no-val"
+        )
+    else:
+        note = "no val split: nothing is measured; --val names one, --val-fraction 0.1 holds a tenth of the images out"
+    if found is not None:
+        if found.annotation_file.resolve() == train.annotation_file.resolve():
+            raise UserError(f"{found.annotation_file}: is the training data too; expected other pictures for val")
+        found = choose_classes(found, choice, strict=False)
+    return _with_notes(Data(train, found, note), orientation)
+
+
+def _with_notes(data: Data, orientation: Orientation) -> Data:
+    """With a note on each split that has pictures whose tags nothing explains."""
+    for split in (data.train, data.val):
         if split is not None and orientation == "auto":
             turned = len(ambiguous(split.images))
             if turned:
@@ -97,7 +137,15 @@ def load_data(
                     f"picture{among} with an orientation tag that its size says nothing about, taken as stored; "
                     "--orientation apply turns them"
                 ] = turned
-    return Data(train, found, note)
+    return data
+
+
+def _refuse_val(path: Path, layout: Layout) -> None:
+    """Raises UserError where there is a val split already."""
+    if "val" in layout.splits and not layout.single:
+        raise UserError(
+            f"val_fraction: found it, but {path} has a val split, {layout.splits['val'].place}; leave the option out"
+        )
 
 
 def _folder(images: str | Path | None) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mask_frozen_detr.data.classes import RunClasses
+from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.detectors import DetectorShapes, Identity
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.json_files import read_json_object
@@ -44,6 +45,7 @@ class RunConfig:
     class_names: list[str] | None = None
     preprocessing: dict[str, Any] | None = None
     place: DetectorPlace | None = None
+    held_out: HeldOut | None = None  # None, too, where the data had a val split
     checksums: dict[str, str] = field(default_factory=dict)  # sha256 of files of the run folder, by relative path
 
     @property
@@ -62,7 +64,7 @@ def read_run_config(folder: Path) -> RunConfig:
             raise UserError(f"{path}: written by a newer version (format {version}, expected up to {FORMAT})")
         if type(version) is not int or version < 1:
             raise ValueError(f"format is {version!r:.40}, expected 1 to {FORMAT}")
-        place = saved.get("detector_place")
+        place, held_out = saved.get("detector_place"), saved.get("held_out")
         names = read_value(saved.get("class_names"), list[str] | None, "class_names")
         return RunConfig(
             read_record(Identity, saved["detector"], "detector"),
@@ -73,6 +75,7 @@ def read_run_config(folder: Path) -> RunConfig:
             names,
             read_value(saved.get("preprocessing"), dict | None, "preprocessing"),
             None if place is None else read_record(DetectorPlace, place, "detector_place"),
+            None if held_out is None else read_record(HeldOut, held_out, "held_out"),
             read_value(saved.get("checksums", {}), dict[str, str], "checksums"),
         )
     except UserError:

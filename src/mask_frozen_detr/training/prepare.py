@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from mask_frozen_detr.data.class_choice import choose_classes
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
@@ -33,8 +34,9 @@ def prepare(
     info = model.detector.info
     classes = classes_of(train_data, info.class_names)
     model.classes, model.max_detections = classes.run, config.max_detections
+    model.held_out = train_data.held_out
     if val_data is not None:
-        classes_of(val_data, info.class_names, model.classes)
+        classes_of(choose_classes(val_data, classes.run.choice, strict=False), info.class_names, model.classes)
     if not any(parameter.requires_grad for parameter in model.network.parameters()):
         raise UserError("the mask network has no part that could learn: the training-free baseline needs no training")
     _check_places(output, Path(info.identity.name), train_data, cache)
