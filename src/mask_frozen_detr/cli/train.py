@@ -74,6 +74,7 @@ class Train:
         from accelerate.utils import set_seed
 
         from mask_frozen_detr.cli.loading import choose_device
+        from mask_frozen_detr.data.class_choice import read_choice
         from mask_frozen_detr.data.load import load_data
         from mask_frozen_detr.detectors import load_detector
         from mask_frozen_detr.machine.processes import processes
@@ -87,7 +88,17 @@ class Train:
         check_start(self.output, self.resume, self.overwrite)
         choose_device(self.device)
         state = processes()
-        data = load_data(self.data, self.images, self.val, self.val_images, self.no_val, self.orientation, self.format)
+        data = load_data(
+            self.data,
+            self.images,
+            self.val,
+            self.val_images,
+            self.no_val,
+            self.orientation,
+            self.format,
+            self.val_fraction,
+            read_choice(self.classes, self.class_map),
+        )
         detector = load_detector(
             self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
         )
