@@ -14,8 +14,8 @@ from nursery import NURSERY, run_main
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.machine.locks import LOCK_FILE
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
-from mask_frozen_detr.training import records, step
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
+from mask_frozen_detr.training import records, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"

@@ -16,6 +16,7 @@ from mask_frozen_detr.cli.evaluate import Evaluate
 from mask_frozen_detr.cli.predict import Predict
 from mask_frozen_detr.cli.recipes import Recipes
 from mask_frozen_detr.cli.reproduce import Reproduce
+from mask_frozen_detr.cli.serve import Serve
 from mask_frozen_detr.cli.train import Train, train_by_recipe
 from mask_frozen_detr.errors import UserError, reason, safe
 from mask_frozen_detr.machine.memory import keep_freed_memory
@@ -26,6 +27,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "serve": Serve,
     "demo": Demo,
     "detectors": Detectors,
     "convert": Convert,
