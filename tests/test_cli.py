@@ -5,6 +5,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.results import inference
+from mask_frozen_detr.training.presets import preset
 
 TINY = [
     *["--image-layers", "1", "--box-layers", "1", "--mask-width", "8", "--roi-size", "8", "--iterations", "2"],
@@ -88,6 +90,31 @@ def test_the_seed_decides_the_first_weights_too(run, squashing_folder, scenes_fo
     assert main([*start, *TINY, "--seed", "1", "--lr", "1e-9"]) == 0
     one, other = (load_file(folder / WEIGHTS_FILE) for folder in (run, tmp_path / "run"))
     assert any((one[key] - other[key]).abs().max() > 0.05 for key in one)
+
+
+def test_a_preset_gives_what_the_options_leave_open(squashing_folder, scenes_folder, tmp_path, capfd):
+    """Chosen and named where none is asked for; --resume needs no option again."""
+    start = ["train", str(squashing_folder), str(scenes_folder), "--output", str(tmp_path / "run")]
+    assert main([*start, "--iterations", "2", "--lr", "1e-4", "--mask-width", "16", "--no-val"]) == 0
+    assert "preset light: the detector takes" in capfd.readouterr().err
+    network, training = preset("light", 10)
+    saved = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert saved["network"] == {**asdict(network), "mask_width": 16}
+    for key, value in asdict(training).items():
+        if key not in ("iterations", "lr", "precision"):
+            assert saved[key] == json.loads(json.dumps(value)), key
+    assert (saved["iterations"], saved["lr"]) == (2, 1e-4)
+    assert main([*start, "--resume", "--no-val"]) == 0
+    shown = capfd.readouterr().err
+    assert "those that the run was started with" in shown
+    assert "finished" in shown
+
+
+def test_a_preset_and_a_recipe(refused, squashing_folder, scenes_folder, tmp_path):
+    arguments = ["train", squashing_folder, scenes_folder, "--output", tmp_path / "run", "--preset", "best"]
+    assert "expected one of them" in refused(*arguments, "--recipe", "table5-ffn-b2o")
+    assert "'none' goes with 0 layers" in refused(*arguments, "--box-encoder", "none")
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_without_a_val_split(squashing_folder, scenes_folder, tmp_path, capfd):

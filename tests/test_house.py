@@ -20,7 +20,7 @@ FLOORS = (
     ("results", "run"),
     ("sharing",),
     ("model",),
-    ("evaluation", "prediction", "pipeline", "serving"),
+    ("evaluation", "prediction", "latency", "pipeline", "serving"),
     ("training",),
     ("paper", "demo"),
     ("cli", "registration"),

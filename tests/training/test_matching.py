@@ -174,14 +174,14 @@ def test_truth_of_the_pairs():
     """Row by row what the pair's object has, images without objects among them."""
     _, targets = draw(2, [2, 0, 3], "sigmoid")
     pairs = [(0, 1), (2, 2), (2, 0)]  # image, object
-    matches = Matches(torch.tensor([0, 2, 2]), torch.tensor([1, 0, 1]), torch.tensor([1, 2, 0]))
+    matches = Matches(torch.tensor([0, 2, 2]), torch.tensor([1, 0, 1]), torch.tensor([1, 2, 0]), torch.zeros(3, 4))
     truth = matches.truth(targets)
     for row, (image, number) in enumerate(pairs):
         assert torch.equal(truth.boxes[row], targets[image].boxes[number])
         assert truth.labels[row] == targets[image].labels[number]
         assert torch.equal(truth.masks[row], targets[image].masks[number])
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert Matches(nothing, nothing, nothing).truth(targets).masks.shape == (0, 4, 4)
+    assert Matches(nothing, nothing, nothing, torch.zeros(0, 4)).truth(targets).masks.shape == (0, 4, 4)
 
 
 @pytest.mark.parametrize("least", [0.0, 0.01])
@@ -196,3 +196,36 @@ def test_objects_without_a_mask_are_matched_and_left_out(least):
     assert 0 < expected.sum() < 4
     for name in ("image_index", "query_index", "target_index"):
         assert torch.equal(getattr(kept, name), getattr(every, name)[expected])
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
+def test_objects_that_were_missed_teach_over_their_true_boxes(kind):
+    """Each with the query of the highest sum of overlap and class probability, whoever else has that query."""
+    detections, targets = draw(6, [4, 3], kind)
+    targets[1].has_mask[2] = False
+    least = 0.2
+    found = Matcher(MatchingCosts(), ScoreRule(kind), least)(detections, targets)
+    every = Matcher(MatchingCosts(), ScoreRule(kind), least, missed=True)(detections, targets)
+    assert 0 < len(found) < len(every) == 6, "all but the one without a mask"
+    pairs = list(zip(every.image_index.tolist(), every.target_index.tolist(), strict=True))
+    assert sorted(pairs) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    known = {
+        (b, t): q
+        for b, q, t in zip(
+            found.image_index.tolist(), found.query_index.tolist(), found.target_index.tolist(), strict=True
+        )
+    }
+    for (b, t), q, frame in zip(pairs, every.query_index.tolist(), every.boxes, strict=True):
+        if (b, t) in known:
+            assert q == known[b, t]
+            assert torch.equal(frame, detections.boxes[b, q])
+            continue
+        logits = detections.logits[b]
+        scores = logits.sigmoid() if kind == "sigmoid" else logits.softmax(-1)
+        truth, label = targets[b].boxes[t].tolist(), int(targets[b].labels[t])
+        fits = [
+            giou(truth, box)[1] + float(score)
+            for box, score in zip(detections.boxes[b].tolist(), scores[:, label], strict=True)
+        ]
+        assert q == fits.index(max(fits))
+        assert torch.equal(frame, targets[b].boxes[t])

@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from dataclasses import make_dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import tyro
 
+from mask_frozen_detr.cli.benchmark import Benchmark
 from mask_frozen_detr.cli.complexity import Complexity
 from mask_frozen_detr.cli.convert import Convert
 from mask_frozen_detr.cli.demo import Demo
@@ -28,6 +30,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
     "serve": Serve,
+    "benchmark": Benchmark,
     "demo": Demo,
     "detectors": Detectors,
     "convert": Convert,
@@ -40,7 +43,9 @@ COMMANDS = {
 def run_command(arguments: list[str]) -> int:
     """Returns the exit code: 0, or 2 after printing what the user can mend."""
     try:
-        command: Any = tyro.cli(_commands(arguments), prog=NAME, args=arguments, description=ABOUT).command
+        command = _parse(arguments)
+        if isinstance(command, Train):
+            command.parse_again = partial(_parse, arguments)
         keep_freed_memory()
         command.run()
     except UserError as error:
@@ -64,12 +69,19 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _commands(arguments: list[str]) -> type:
+def _parse(arguments: list[str], defaults: Train | None = None) -> Any:
+    """The command that the words name. defaults: of `train`, for what they leave open."""
+    return tyro.cli(_commands(arguments, defaults), prog=NAME, args=arguments, description=ABOUT).command
+
+
+def _commands(arguments: list[str], defaults: Train | None) -> type:
     """The type that is parsed, with a field `command`; a recipe that `train` names gives the defaults of the rest."""
     kinds: list[Any] = []
     for name, kind in COMMANDS.items():
         subcommand = tyro.conf.subcommand(name)
-        if name == "train" and (recipe := _recipe_of(arguments)) is not None:
+        if kind is Train and defaults is not None:
+            subcommand = tyro.conf.subcommand(name, default=defaults)
+        elif name == "train" and (recipe := _recipe_of(arguments)) is not None:
             subcommand = tyro.conf.subcommand(name, default=train_by_recipe(recipe))
         kinds.append(Annotated[kind, subcommand])
     union = kinds[0]

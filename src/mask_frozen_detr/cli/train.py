@@ -1,9 +1,10 @@
 """`train`: masks for a frozen detector."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -11,14 +12,18 @@ from tyro.conf import OmitArgPrefixes, Positional
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.presets import PresetName, choose_preset, preset
+
+if TYPE_CHECKING:
+    from mask_frozen_detr.detectors.base import FrozenDetector
 
 
 @dataclass
 class Train:
     """Train masks for a frozen detector.
 
-    Few images, no GPU? What serves best: --roi-size 16 --no-mask-scoring --no-sampled-points --bce-weight 2 --lr
-    1.5e-3 --warmup 50 --ema 0.998.
+    A preset says how; without one it is chosen by the detector's cost and the number of images, and named. Any option
+    beside it overrides its own part. The defaults shown below are those of `--preset paper`.
     """
 
     # Where masks, records and checkpoints go: a new or empty folder.
@@ -52,6 +57,9 @@ class Train:
     overwrite: bool = False
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
     device: str | None = None
+    # light: masks at the pace of a real-time detector. balanced: for heavy detectors and few images. best: the highest
+    # AP in half an hour. paper: the paper's own network and training, for large data.
+    preset: PresetName | None = None
     # A row of the paper, which gives the defaults of all other options; `recipes` lists them.
     recipe: str | None = None
     # The classes of a detector that takes text, as "cat. dog."
@@ -69,6 +77,10 @@ class Train:
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     # Which parts the mask network is built from; the defaults are the paper's.
     network: OmitArgPrefixes[MaskNetworkConfig] = field(default_factory=MaskNetworkConfig)
+
+    def __post_init__(self) -> None:
+        # Of a command line: the same words once more, with other defaults for what they leave open.
+        self.parse_again: Callable[[Train], Train] | None = None
 
     def run(self) -> None:
         from accelerate.utils import set_seed
@@ -102,8 +114,10 @@ class Train:
         detector = load_detector(
             self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
         )
-        set_seed(self.training.seed)  # the weights to start from, too, are the same at a --resume before any checkpoint
-        model = MaskFrozenDetr.build(detector, self.network)
+        options = self._decided(detector, len(data.train.images))
+        training = options.training
+        set_seed(training.seed)  # the weights to start from, too, are the same at a --resume before any checkpoint
+        model = MaskFrozenDetr.build(detector, options.network)
         cache = None if self.cache is None else FrozenCache(self.cache, model, self.cache_limit)
         if state.is_main_process:
             print(safe(data.summary()), file=sys.stderr)
@@ -112,7 +126,7 @@ class Train:
             data.train,
             data.val,
             self.output,
-            self.training,
+            training,
             self.resume,
             overwrite=self.overwrite,
             cache=cache,
@@ -122,6 +136,27 @@ class Train:
         if evaluation is not None:
             print(safe(evaluation.table()))
         print(safe(f"The mask network lies in {self.output}"))
+
+    def _decided(self, detector: "FrozenDetector", images: int) -> "Train":
+        """These options, with those that were not given by a preset, or by the run that is resumed; says which."""
+        from mask_frozen_detr.detectors.cost import detector_gmacs
+        from mask_frozen_detr.machine.processes import processes
+        from mask_frozen_detr.training.run_folder import is_run, read_options
+
+        if self.recipe is not None and self.preset is not None:
+            raise UserError(f"found --preset {self.preset} and --recipe {self.recipe}, expected one of them")
+        if self.recipe is not None or self.parse_again is None:
+            return self
+        if self.resume and self.preset is None and is_run(self.output):
+            network, training = read_options(self.output)
+            said = "options: those that the run was started with"
+        else:
+            name, why = (self.preset, "") if self.preset else choose_preset(detector_gmacs(detector), images)
+            network, training = preset(name, images)
+            said = f"preset {name}: {why}; another one by --preset" if why else f"preset {name}"
+        if processes().is_main_process:
+            print(f"{said}; any option overrides its part", file=sys.stderr)
+        return self.parse_again(Train(output=tyro.MISSING, network=network, training=training))
 
 
 def train_by_recipe(name: str) -> Train:

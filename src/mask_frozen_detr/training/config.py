@@ -102,6 +102,10 @@ class TrainConfig:
     clip: float = 1.0
     # Objects whose matched box overlaps the truth by less are left out of the loss; 0 takes them all.
     min_box_iou: float = 0.5
+    # Learn from objects that the detector missed as well, over their true boxes: for masks in boxes that are given.
+    missed: bool = False
+    # Let the rate fall along half a cosine, in the place of drops.
+    cosine: bool = False
     # Decay of a running mean of the weights, which is then saved and evaluated: 0.99 for short runs, 0.998 for half
     # an hour; 0 takes the last weights.
     ema: float = 0.0
@@ -152,6 +156,8 @@ class TrainConfig:
             check_number("drops", drop, 0, 1, above=True)
         if list(self.drops) != sorted(set(self.drops)):
             raise UserError(f"drops: found {self.drops!r}, expected each share of the run to be larger than the last")
+        for name in ("missed", "cosine"):
+            check_flag(name, getattr(self, name))
         check_choice("finetune", self.finetune, get_args(FineTune))
         check_choice("precision", self.precision, get_args(Precision))
         for name, kind in (("loss", LossConfig), ("augment", AugmentConfig)):
@@ -163,6 +169,8 @@ class TrainConfig:
         return self.iterations or max(1, math.ceil(self.epochs * images / self.batch))
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step: warm-up, then a tenth after each drop."""
+        """Learning rate of a step: warm-up, then a tenth after each drop, or half a cosine over the whole run."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.cosine:
+            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         return self.lr * warm * 0.1 ** sum(step >= drop * steps for drop in self.drops)

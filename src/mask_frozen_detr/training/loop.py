@@ -79,7 +79,8 @@ def train(
                         records.evaluate(run.step)
                 for samples in _batches(dataset, config, steps, run.step):
                     # ---- batch
-                    step_losses.train()
+                    if not model.network.training:  # as an evaluation left it; all modules are walked through
+                        step_losses.train()
                     pieces = _pieces(samples, config, cache)
                     normaliser, stop = _share(pieces, device, signals)
                     # ---- losses
@@ -151,7 +152,7 @@ def _end(model: MaskFrozenDetr, config: TrainConfig, run: RunState, folder: RunF
 def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device) -> nn.Module:
     """The losses of a batch, whose gradients are those of all processes."""
     info = model.detector.info
-    step = TrainingStep(model, Matcher(info.costs, info.score_rule, config.min_box_iou), config.loss)
+    step = TrainingStep(model, Matcher(info.costs, info.score_rule, config.min_box_iou, config.missed), config.loss)
     if processes().num_processes == 1:
         return step
     return DistributedDataParallel(

@@ -32,11 +32,16 @@ class Targets:
 
 @dataclass
 class Matches:
-    """M matched pairs, sorted by image: image_index, query_index, target_index, each (M,) and on the host."""
+    """M matched pairs, sorted by image: image_index, query_index, target_index, each (M,) and on the host.
+
+    boxes: (M, 4) cx, cy, w, h in [0, 1], the frames of their masks: the query's own box, or that of an object which the
+    detector missed.
+    """
 
     image_index: Tensor
     query_index: Tensor
     target_index: Tensor
+    boxes: Tensor
 
     def __len__(self) -> int:
         return len(self.image_index)
@@ -56,13 +61,14 @@ class Matches:
 class Matcher:
     """One query for every ground-truth object (as far as there are queries).
 
-    Pairs whose boxes overlap by less than `min_iou` are dropped: the detector missed that object, and a box beside it
-    has no mask to learn; so are those whose object has none. All of it runs on the host: logits and boxes come over in
-    one copy, the only one of a training step that a GPU is waited for.
+    Pairs whose boxes overlap by less than `min_iou` are taken apart: the detector missed that object, and a box beside
+    it has no mask to learn. With `missed` the object still teaches, over its true box, with the query that fits it
+    best. Objects without a mask teach nothing. All of it runs on the host: logits and boxes come over in one copy, the
+    only one of a training step that a GPU is waited for.
     """
 
-    def __init__(self, costs: MatchingCosts, rule: ScoreRule, min_iou: float = 0.0):
-        self.min_iou = min_iou
+    def __init__(self, costs: MatchingCosts, rule: ScoreRule, min_iou: float = 0.0, missed: bool = False):
+        self.min_iou, self.missed, self.rule = min_iou, missed, rule
         kind = DeformableDetrHungarianMatcher if rule.kind == "sigmoid" else HungarianMatcher
         self.matcher = kind(costs.class_cost, costs.bbox_cost, costs.giou_cost)
 
@@ -74,26 +80,37 @@ class Matcher:
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=0)], -1)
         outputs = {"logits": logits, "pred_boxes": boxes}
         pairs = self.matcher(outputs, [{"class_labels": target.labels, "boxes": target.boxes} for target in targets])
-        if self.min_iou:
-            pairs = [
-                _overlapping(queries, objects, boxes, target.boxes, self.min_iou)
-                for (queries, objects), boxes, target in zip(pairs, boxes, targets, strict=True)
-            ]
-        pairs = [
-            (queries[target.has_mask[objects]], objects[target.has_mask[objects]])
-            for (queries, objects), target in zip(pairs, targets, strict=True)
+        found = [
+            self._of_image(queries, objects, logits[b], boxes[b], targets[b])
+            for b, (queries, objects) in enumerate(pairs)
         ]
         return Matches(
-            torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(pairs)]),
-            torch.cat([queries for queries, _ in pairs]),
-            torch.cat([objects for _, objects in pairs]),
+            torch.cat([torch.full_like(queries, b) for b, (queries, _, _) in enumerate(found)]),
+            torch.cat([queries for queries, _, _ in found]),
+            torch.cat([objects for _, objects, _ in found]),
+            torch.cat([frames for _, _, frames in found]),
         )
 
+    def _of_image(
+        self, queries: Tensor, objects: Tensor, logits: Tensor, boxes: Tensor, target: Targets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one image's pairs those that teach: queries (M,), objects (M,) and frames (M, 4)."""
+        if self.min_iou:
+            keep = _overlap(boxes[queries], target.boxes[objects]).diagonal() >= self.min_iou
+            queries, objects = queries[keep], objects[keep]
+        keep = target.has_mask[objects]
+        queries, objects = queries[keep], objects[keep]
+        frames = boxes[queries]
+        if self.missed:
+            lost = target.has_mask.clone()
+            lost[objects] = False
+            lost = lost.nonzero()[:, 0]
+            fit = _overlap(target.boxes[lost], boxes) + self.rule.scores(logits)[:, target.labels[lost]].T
+            queries, objects = torch.cat([queries, fit.argmax(1)]), torch.cat([objects, lost])
+            frames = torch.cat([frames, target.boxes[lost]])
+        return queries, objects, frames
 
-def _overlapping(
-    queries: Tensor, objects: Tensor, boxes: Tensor, truth: Tensor, min_iou: float
-) -> tuple[Tensor, Tensor]:
-    """The pairs of one image whose boxes, (Q, 4) and (T, 4) as cx, cy, w, h, have an IoU of at least `min_iou`."""
-    ours, theirs = box_convert(boxes[queries], "cxcywh", "xyxy"), box_convert(truth[objects], "cxcywh", "xyxy")
-    keep = box_iou(ours, theirs).diagonal() >= min_iou
-    return queries[keep], objects[keep]
+
+def _overlap(some: Tensor, others: Tensor) -> Tensor:
+    """IoU of every pair of boxes (A, 4) and (B, 4) as cx, cy, w, h: (A, B)."""
+    return box_iou(box_convert(some, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy"))

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
+from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.run_record import RunRecord
 
 TRAINING_FILE = "training.json"
@@ -73,6 +74,22 @@ def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = 
         )
     elif resume and not (left and trust_lock):
         raise UserError(f"{output}: found no run to go on with; without --resume it is started")
+
+
+def read_options(output: Path) -> tuple[MaskNetworkConfig, TrainConfig]:
+    """Network and training that the run in `output` was started with.
+
+    Raises UserError where its description is damaged.
+    """
+    saved = _training(output)
+    options = {field.name: saved[field.name] for field in fields(TrainConfig) if field.name in saved}
+    try:
+        options |= {name: tuple(options[name]) for name in ("betas", "drops")}
+        options |= {"loss": LossConfig(**options["loss"]), "augment": AugmentConfig(**options["augment"])}
+        training = TrainConfig(**options)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{output / TRAINING_FILE}: is damaged ({error}); give another --output") from error
+    return read_run_config(output).network, training
 
 
 def is_run(output: Path) -> bool:

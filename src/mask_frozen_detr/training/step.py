@@ -39,7 +39,7 @@ def step_losses(
     detections = batch.images if isinstance(batch.images, Detections) else _detect(model, batch.images, batch)
     matches = matcher(detections, batch.targets)
     images = matches.image_index
-    output = model.network(detections, batch.pixel_mask, images, matches.query_index)
+    output = model.network(detections, batch.pixel_mask, images, matches.query_index, matches.boxes)
     truth = matches.truth(batch.targets)
     with torch.autocast(device.type, enabled=False):
         points = None

@@ -1,0 +1,213 @@
+"""What a run costs on this machine: milliseconds of each part of an image, and what would make it faster.
+
+Parts are timed apart, on the user's own pictures, each as `predict` does it. Letters: M boxes of an image.
+"""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.results.inference import MASK_THRESHOLD
+from mask_frozen_detr.results.paste import Crop, paste_probabilities
+from mask_frozen_detr.results.rle import crop_to_rle
+
+BOXES = (10, 50, 100)
+SLOW_PART = 0.15  # of the detector's time: from there on a part is worth a word
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds an image, medians over rounds. masks: by the number of boxes, detector not included.
+
+    pasting and encoding: of as many masks as the most of `masks`. memory: the process's peak in MB (10⁶ bytes), on a
+    GPU the GPU's.
+    """
+
+    detector: float
+    masks: dict[int, float]
+    preprocessing: float
+    pasting: float
+    encoding: float
+    memory: float
+    machine: str
+    pictures: int
+    rounds: int
+
+    def table(self) -> str:
+        """A line a part, with its share of the detector's time."""
+        most = max(self.masks)
+        rows = [("pre-processing", self.preprocessing), ("detector", self.detector)]
+        rows += [(f"mask network, {count} boxes", spent) for count, spent in self.masks.items()]
+        rows += [(f"pasting {most} masks", self.pasting), (f"run lengths of {most} masks", self.encoding)]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{self.machine}; {self.pictures} pictures, medians of {self.rounds} rounds", ""]
+        lines += [f"{'':{width}}  ms an image  of the detector"]
+        lines += [f"{name:{width}}  {spent:11.1f}  {spent / self.detector:15.2f}" for name, spent in rows]
+        return "\n".join([*lines, f"{'peak memory':{width}}  {self.memory:8.0f} MB"])
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures, in milliseconds and MB."""
+        return {
+            "machine": self.machine,
+            "pictures": self.pictures,
+            "rounds": self.rounds,
+            "milliseconds": {
+                "preprocessing": round(self.preprocessing, 2),
+                "detector": round(self.detector, 2),
+                "masks": {str(count): round(spent, 2) for count, spent in self.masks.items()},
+                "pasting": round(self.pasting, 2),
+                "encoding": round(self.encoding, 2),
+            },
+            "memory_mb": round(self.memory, 1),
+        }
+
+
+@torch.no_grad()
+def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], rounds: int = 5) -> Latency:
+    """Times of the model where it lies, in the precision that is on.
+
+    The boxes are the detector's best of each picture. Raises UserError for no pictures and for fewer than one round.
+    """
+    if not pictures:
+        raise UserError("benchmark: found no picture, expected at least one")
+    if rounds < 1:
+        raise UserError(f"rounds: found {rounds}, expected at least 1")
+    model.eval()
+    preprocessing, device = model.detector.info.preprocessing, model.device
+    inputs = [collate_images([preprocessing(picture)]) for picture in pictures]
+    on_device = [(send(pixels, device), mask) for pixels, mask in inputs]
+    found = [model.detector(pixels, mask) for pixels, mask in on_device]
+    best = [one.logits.float().max(-1).values[0].argsort(descending=True).cpu() for one in found]
+
+    def masks(count: int) -> None:
+        for detections, queries, (_, mask) in zip(found, best, inputs, strict=True):
+            chosen = queries[:count].sort().values
+            model.network(detections, mask, torch.zeros_like(chosen), chosen)
+
+    counts = sorted({min(count, *(len(queries) for queries in best)) for count in BOXES})
+    works: dict[str, Callable[[], Any]] = {
+        "preprocessing": lambda: [preprocessing(picture) for picture in pictures],
+        "detector": lambda: [model.detector(pixels, mask) for pixels, mask in on_device],
+        **{f"masks {count}": partial(masks, count) for count in counts},
+    }
+    outputs = []
+    for detections, queries, (pixels, mask), picture in zip(found, best, inputs, pictures, strict=True):
+        chosen = queries[: counts[-1]].sort().values
+        output = model.network(detections, mask, torch.zeros_like(chosen), chosen)
+        scale = torch.tensor([picture.width / pixels.shape[3], picture.height / pixels.shape[2]]).repeat(2)
+        outputs.append((output.logits.float().sigmoid().cpu().numpy(), (output.frames.float().cpu() * scale).numpy()))
+    pasted: list[list[Crop]] = [_paste(*output, picture) for output, picture in zip(outputs, pictures, strict=True)]
+    works["pasting"] = lambda: [_paste(*output, one) for output, one in zip(outputs, pictures, strict=True)]
+    works["encoding"] = lambda: [
+        [crop_to_rle(crop, one.height, one.width) for crop in crops]
+        for crops, one in zip(pasted, pictures, strict=True)
+    ]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    spent = _medians(works, device, rounds)
+    each = {name: 1e3 * seconds / len(pictures) for name, seconds in spent.items()}
+    return Latency(
+        each["detector"],
+        {count: each[f"masks {count}"] for count in counts},
+        each["preprocessing"],
+        each["pasting"],
+        each["encoding"],
+        _peak_memory(device),
+        _machine(device),
+        len(pictures),
+        rounds,
+    )
+
+
+def advice(latency: Latency, model: MaskFrozenDetr) -> list[str]:
+    """What would make the run faster, the largest gain first; nothing where the detector alone counts."""
+    config, most = model.network.config, max(latency.masks)
+    said: list[tuple[float, str]] = []
+    masks = latency.masks[most]
+    if masks > SLOW_PART * latency.detector:
+        if config.box_encoder == "deformable":
+            said.append((masks, "train with --preset light: ConvNeXt in the boxes instead of deformable attention"))
+        elif config.roi_size > 16:
+            said.append((masks, f"train with --roi-size 16: {(config.roi_size / 16) ** 2:.1f} times fewer cells a box"))
+        few = latency.masks[min(latency.masks)]
+        if few < 0.7 * masks:
+            said.append(
+                (
+                    masks - few,
+                    f"a higher --score-threshold: {min(latency.masks)} boxes take {few:.0f} ms, {most} {masks:.0f}",
+                )
+            )
+    if latency.preprocessing > SLOW_PART * latency.detector:
+        said.append((latency.preprocessing, "smaller pictures: pre-processing shrinks them anyway"))
+    if latency.pasting + latency.encoding > SLOW_PART * latency.detector:
+        said.append(
+            (latency.pasting + latency.encoding, "fewer or smaller masks: pasting costs by the pixels of their boxes")
+        )
+    cores = os.cpu_count() or 1
+    if model.device.type == "cpu" and torch.get_num_threads() < cores:
+        said.append((latency.detector, f"more threads: {torch.get_num_threads()} of {cores} cores are used"))
+    return [line for _, line in sorted(said, key=lambda pair: -pair[0])]
+
+
+def _paste(masks: Any, frames: Any, picture: Image.Image) -> list[Crop]:
+    return [
+        paste_probabilities(mask, frame, picture.height, picture.width).above(MASK_THRESHOLD)
+        for mask, frame in zip(masks, frames, strict=True)
+    ]
+
+
+def _medians(works: dict[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Seconds of each work; in every round all take turns, so that what else the machine does meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():  # warm
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            _wait(device)
+            began = time.perf_counter()
+            work()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MB (10⁶ bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """The processor's name as Linux has it; elsewhere what Python knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

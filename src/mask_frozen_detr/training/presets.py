@@ -1,0 +1,84 @@
+"""Presets: a mask network and how to train it, in one word.
+
+Their figures, and what did not pay, are in docs/presets.md. What a preset gives are defaults: each option beside it
+overrides its own field.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from mask_frozen_detr.errors import check_choice, check_number
+from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.training.config import LossConfig, TrainConfig
+
+PresetName = Literal["light", "balanced", "best", "paper"]
+
+HEAVY = 60.0  # GMACs an image: real-time detectors lie below, H-DETR and DINO at 800 pixels above
+MANY_IMAGES = 5000  # the paper's network has data enough to learn from
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and a training. least_seen: pictures that a run sees at least, however few images there are."""
+
+    network: MaskNetworkConfig
+    training: TrainConfig
+    least_seen: int
+
+
+# Few images teach best by every cell of a mask, at ten times the paper's rate, with a running mean.
+_FEW_IMAGES = TrainConfig(
+    lr=1.5e-3,
+    warmup=50,
+    ema=0.998,
+    missed=True,
+    loss=LossConfig(sampled_points=False, bce_weight=2.0),
+)
+
+PRESETS: dict[PresetName, Preset] = {
+    "light": Preset(
+        MaskNetworkConfig(
+            image_encoder="convnext",
+            image_layers=1,
+            box_encoder="convnext",
+            mask_width=64,
+            roi_size=16,
+            mask_scoring=False,
+        ),
+        _FEW_IMAGES,
+        2400,
+    ),
+    "balanced": Preset(
+        MaskNetworkConfig(image_encoder="convnext", box_encoder="convnext", roi_size=16, mask_scoring=False),
+        _FEW_IMAGES,
+        2400,
+    ),
+    "best": Preset(
+        MaskNetworkConfig(roi_size=16, mask_scoring=False),
+        _FEW_IMAGES,
+        6400,
+    ),
+    "paper": Preset(MaskNetworkConfig(), TrainConfig(), 0),
+}
+
+
+def preset(name: PresetName, images: int) -> tuple[MaskNetworkConfig, TrainConfig]:
+    """The mask network and the training of a preset, for so many training images.
+
+    Raises UserError for a name that is none, and for fewer than one image.
+    """
+    check_choice("preset", name, get_args(PresetName))
+    check_number("images", images, 1, whole=True)
+    chosen = PRESETS[name]
+    epochs = max(chosen.training.epochs, chosen.least_seen / images)
+    return chosen.network, replace(chosen.training, epochs=epochs)
+
+
+def choose_preset(detector_gmacs: float, images: int) -> tuple[PresetName, str]:
+    """The preset for a detector of that cost an image and so many training images, and why, for the user."""
+    cost = f"the detector takes {detector_gmacs:.3g} GMACs an image"
+    if detector_gmacs < HEAVY:
+        return "light", f"{cost}, and masks shall keep its pace"
+    if images < MANY_IMAGES:
+        return "balanced", f"{cost}, and {images} images are few for the paper's network"
+    return "paper", f"{cost}, and {images} images are enough for the paper's network"

@@ -1,0 +1,37 @@
+"""Presets: what they give, and which is chosen."""
+
+from typing import get_args
+
+import pytest
+
+from mask_frozen_detr import MaskNetworkConfig, TrainConfig, UserError
+from mask_frozen_detr.training.presets import PresetName, choose_preset, preset
+
+
+def test_paper_is_the_papers():
+    assert preset("paper", 118_000) == (MaskNetworkConfig(), TrainConfig())
+
+
+@pytest.mark.parametrize("name", get_args(PresetName))
+def test_few_images_are_seen_more_often(name):
+    _, few = preset(name, 10)
+    _, many = preset(name, 1_000_000)
+    assert many.epochs == TrainConfig().epochs
+    assert few.steps(10) == (30 if name == "paper" else pytest.approx(few.epochs * 10 / 2))
+    assert few.epochs >= many.epochs
+
+
+@pytest.mark.parametrize(
+    ("gmacs", "images", "expected"),
+    [(1, 50, "light"), (20, 10**6, "light"), (150, 300, "balanced"), (150, 10**5, "paper")],
+)
+def test_the_choice_follows_cost_and_images(gmacs, images, expected):
+    name, why = choose_preset(gmacs, images)
+    assert name == expected
+    assert f"{gmacs:.3g} GMACs" in why
+
+
+@pytest.mark.parametrize(("name", "images"), [("fast", 10), ("light", 0)])
+def test_what_makes_no_sense_is_refused(name, images):
+    with pytest.raises(UserError, match="found"):
+        preset(name, images)
