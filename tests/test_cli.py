@@ -113,7 +113,7 @@ def test_a_preset_gives_what_the_options_leave_open(squashing_folder, scenes_fol
 def test_a_preset_and_a_recipe(refused, squashing_folder, scenes_folder, tmp_path):
     arguments = ["train", squashing_folder, scenes_folder, "--output", tmp_path / "run", "--preset", "best"]
     assert "expected one of them" in refused(*arguments, "--recipe", "table5-ffn-b2o")
-    assert "'none' goes with 0 layers" in refused(*arguments, "--box-encoder", "none")
+    assert "Error parsing command.network" in refused(*arguments, "--box-encoder", "none")
     assert not (tmp_path / "run").exists()
 
 
