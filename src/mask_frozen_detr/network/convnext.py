@@ -3,6 +3,7 @@
 7 × 7 depth-wise conv → LayerNorm → FFN, layer scale, residual: torchvision's block.
 """
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
 
@@ -17,4 +18,6 @@ class ConvNeXtLayer(nn.Module):
 
     def forward(self, maps: Tensor, valid: Tensor | None = None) -> Tensor:
         """valid: (B, 1, h, w), False at padding, which is kept zero as at an image's own border."""
+        if maps.device.type == "cpu":  # its depth-wise convolution learns in half the time, and nothing is permuted
+            maps = maps.contiguous(memory_format=torch.channels_last)
         return self.block(maps) if valid is None else self.block(maps * valid) * valid
