@@ -53,6 +53,7 @@ __all__ = [
     "save_network_weights",
 ]
 
+
 class MaskFrozenDetr(nn.Module):
     """Instance masks from a detector that stays as it is.
 
@@ -340,6 +341,7 @@ class MaskFrozenDetr(nn.Module):
         )[0]
         return instances.above(score_threshold)
 
+
 def locate_run(run: str | Path, revision: str | None = None) -> Path:
     """The folder of a run: local, or fetched from the hub. Raises UserError where it is neither."""
     folder, why = Path(run), ""
@@ -355,6 +357,7 @@ def locate_run(run: str | Path, revision: str | None = None) -> Path:
             f"repository of one that can be reached{why}"
         )
     return folder
+
 
 def find_run(run: str | Path, revision: str | None = None) -> Path | None:
     """The folder of a run, as `locate_run`; None where `run` is something else or not there."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
+from mask_frozen_detr.results.given_boxes import CLASS_WEIGHT
 from mask_frozen_detr.training.matching import Matcher, Matches, Targets
 
 CLASSES = 3
@@ -200,7 +201,7 @@ def test_objects_without_a_mask_are_matched_and_left_out(least):
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_objects_that_were_missed_teach_over_their_true_boxes(kind):
-    """Each with the query of the highest sum of overlap and class probability, whoever else has that query."""
+    """Each with the query of the highest sum of overlap and weighted class probability, whoever else has that query."""
     detections, targets = draw(6, [4, 3], kind)
     targets[1].has_mask[2] = False
     least = 0.2
@@ -224,7 +225,7 @@ def test_objects_that_were_missed_teach_over_their_true_boxes(kind):
         scores = logits.sigmoid() if kind == "sigmoid" else logits.softmax(-1)
         truth, label = targets[b].boxes[t].tolist(), int(targets[b].labels[t])
         fits = [
-            giou(truth, box)[1] + float(score)
+            giou(truth, box)[1] + CLASS_WEIGHT * float(score)
             for box, score in zip(detections.boxes[b].tolist(), scores[:, label], strict=True)
         ]
         assert q == fits.index(max(fits))

@@ -4,7 +4,7 @@ Letters: B images, T ground-truth objects of an image, M matched pairs over all 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 from transformers.loss.loss_for_object_detection import HungarianMatcher
 
 from mask_frozen_detr.detectors.base import Detections, MatchingCosts, ScoreRule
+from mask_frozen_detr.results.given_boxes import choose_queries
 
 
 @dataclass
@@ -80,37 +81,44 @@ class Matcher:
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:].clamp(min=0)], -1)
         outputs = {"logits": logits, "pred_boxes": boxes}
         pairs = self.matcher(outputs, [{"class_labels": target.labels, "boxes": target.boxes} for target in targets])
-        found = [
-            self._of_image(queries, objects, logits[b], boxes[b], targets[b])
-            for b, (queries, objects) in enumerate(pairs)
-        ]
-        return Matches(
-            torch.cat([torch.full_like(queries, b) for b, (queries, _, _) in enumerate(found)]),
-            torch.cat([queries for queries, _, _ in found]),
-            torch.cat([objects for _, objects, _ in found]),
-            torch.cat([frames for _, _, frames in found]),
-        )
+        queries, objects = [], []
+        for (chosen, matched), found, target in zip(pairs, boxes, targets, strict=True):
+            keep = target.has_mask[matched]
+            if self.min_iou:
+                keep &= _overlaps(found[chosen], target.boxes[matched]) >= self.min_iou
+            queries.append(chosen[keep])
+            objects.append(matched[keep])
+        matches = Matches(_image_of(queries), torch.cat(queries), torch.cat(objects), torch.zeros(0, 4))
+        matches.boxes = boxes[matches.image_index, matches.query_index]
+        if not self.missed:
+            return matches
+        return _sorted(matches, self._missed(replace(detections, logits=logits, boxes=boxes), targets, objects))
 
-    def _of_image(
-        self, queries: Tensor, objects: Tensor, logits: Tensor, boxes: Tensor, target: Targets
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one image's pairs those that teach: queries (M,), objects (M,) and frames (M, 4)."""
-        if self.min_iou:
-            keep = _overlap(boxes[queries], target.boxes[objects]).diagonal() >= self.min_iou
-            queries, objects = queries[keep], objects[keep]
-        keep = target.has_mask[objects]
-        queries, objects = queries[keep], objects[keep]
-        frames = boxes[queries]
-        if self.missed:
-            lost = target.has_mask.clone()
-            lost[objects] = False
-            lost = lost.nonzero()[:, 0]
-            fit = _overlap(target.boxes[lost], boxes) + self.rule.scores(logits)[:, target.labels[lost]].T
-            queries, objects = torch.cat([queries, fit.argmax(1)]), torch.cat([objects, lost])
-            frames = torch.cat([frames, target.boxes[lost]])
-        return queries, objects, frames
+    def _missed(self, detections: Detections, targets: list[Targets], matched: list[Tensor]) -> Matches:
+        """The objects with a mask that are not matched, each with the query that fits its true box best."""
+        lost = []
+        for target, objects in zip(targets, matched, strict=True):
+            left = target.has_mask.clone()
+            left[objects] = False
+            lost.append(left.nonzero()[:, 0])
+        images = _image_of(lost)
+        boxes = torch.cat([target.boxes[objects] for target, objects in zip(targets, lost, strict=True)])
+        labels = torch.cat([target.labels[objects] for target, objects in zip(targets, lost, strict=True)])
+        return Matches(images, choose_queries(detections, self.rule, images, boxes, labels), torch.cat(lost), boxes)
 
 
-def _overlap(some: Tensor, others: Tensor) -> Tensor:
-    """IoU of every pair of boxes (A, 4) and (B, 4) as cx, cy, w, h: (A, B)."""
-    return box_iou(box_convert(some, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy"))
+def _image_of(parts: list[Tensor]) -> Tensor:
+    """Which image each entry of the images' parts, one beside the other, belongs to."""
+    return torch.cat([torch.full_like(part, b) for b, part in enumerate(parts)])
+
+
+def _sorted(some: Matches, others: Matches) -> Matches:
+    """Both, by image; within one, `some` first."""
+    order = torch.cat([some.image_index, others.image_index]).argsort(stable=True)
+    parts = ("image_index", "query_index", "target_index", "boxes")
+    return Matches(*(torch.cat([getattr(some, part), getattr(others, part)])[order] for part in parts))
+
+
+def _overlaps(some: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes (M, 4), each with that of the others (M, 4) in its place, as cx, cy, w, h: (M,)."""
+    return box_iou(box_convert(some, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy")).diagonal()

@@ -23,8 +23,8 @@ from mask_frozen_detr.machine.files import TORSO, sweep, write_json_atomic, writ
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
-from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.run_record import RunRecord
