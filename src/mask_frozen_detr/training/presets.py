@@ -28,7 +28,8 @@ class Preset:
 
 # Few images teach best by every cell of a mask, at ten times the paper's rate, with a running mean.
 _FEW_IMAGES = TrainConfig(
-    lr=1.5e-3,
+    lr=2e-3,
+    cosine=True,
     warmup=50,
     ema=0.998,
     missed=True,
@@ -46,17 +47,26 @@ PRESETS: dict[PresetName, Preset] = {
             mask_scoring=False,
         ),
         _FEW_IMAGES,
-        2400,
+        4800,
     ),
     "balanced": Preset(
-        MaskNetworkConfig(image_encoder="convnext", box_encoder="convnext", roi_size=16, mask_scoring=False),
+        MaskNetworkConfig(
+            image_encoder="convnext", image_layers=1, box_encoder="convnext", roi_size=16, mask_scoring=False
+        ),
         _FEW_IMAGES,
-        2400,
+        4800,
     ),
     "best": Preset(
-        MaskNetworkConfig(roi_size=16, mask_scoring=False),
-        _FEW_IMAGES,
-        6400,
+        MaskNetworkConfig(
+            image_encoder="convnext",
+            image_layers=1,
+            box_encoder="convnext",
+            box_layers=3,
+            roi_size=16,
+            mask_scoring=False,
+        ),
+        replace(_FEW_IMAGES, batch=4),
+        12000,
     ),
     "paper": Preset(MaskNetworkConfig(), TrainConfig(), 0),
 }
