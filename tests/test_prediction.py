@@ -111,6 +111,24 @@ def test_others_read_it(model, photos, tmp_path, capsys):
     assert sum(len(record.annotations) for record in data.images) == sum(entry["area"] > 0 for entry in annotations)
 
 
+def test_other_formats_and_chosen_classes(model, photos, tmp_path):
+    """Exports hold what predictions.json holds, also when an interrupted or earlier call had done the pictures."""
+    everything = tmp_path / "all"
+    predict_files(model, [photos], everything, 0.0, overlays=False)
+    name = next(entry["name"] for entry in json.loads((everything / PREDICTIONS_FILE).read_text())["categories"])
+    out = tmp_path / "out"
+    predict_files(model, [photos], out, 0.0, overlays=False, classes=[name.upper()])
+    predict_files(model, [photos], out, 0.0, overlays=False, classes=[name], formats=["coco", "masks", "labelme"])
+    written = json.loads((out / PREDICTIONS_FILE).read_text())
+    known = {entry["id"]: entry["name"] for entry in written["categories"]}
+    assert {known[entry["category_id"]] for entry in written["annotations"]} == {name}
+    listed = json.loads((out / "masks" / "masks.json").read_text())
+    assert [entry["class"] for entry in listed] == [name] * len(written["annotations"])
+    assert len(list((out / "labelme").glob("*.json"))) == len(written["images"])
+    with pytest.raises(UserError, match=r"classes: found zebra, expected some of"):
+        predict_files(model, [photos], out, classes=["zebra"])
+
+
 def test_one_picture_and_pictures_of_several_folders(model, photos, tmp_path):
     predict_files(model, [photos / "more" / "c.webp"], tmp_path / "one", THRESHOLD)
     assert [image["file_name"] for image in read(tmp_path / "one")["images"]] == ["c.webp"]

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mask_frozen_detr.data.classes import RunClasses
+from mask_frozen_detr.data.classes import RunClasses, normalise
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.identity import SCHEME
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
@@ -266,6 +266,7 @@ class MaskFrozenDetr(nn.Module):
         *,
         boxes: Any = None,
         labels: Any = None,
+        classes: Sequence[str] | None = None,
     ) -> Any:
         """Instances of one image, or a list of them for a list, tuple or generator of images.
 
@@ -280,15 +281,34 @@ class MaskFrozenDetr(nn.Module):
             and `scores` tell how good the masks are (see `results.given_boxes`).
         labels: of these boxes, class indices or names, None where unknown; a name that the detector does not know stays
             as it is, with the label -1. Of several images a list with an entry each.
+        classes: names of the classes to look for; None takes those that were chosen for the run's training, else all.
         Raises TypeError for what is no image, UserError for an image that cannot be read and for numbers without sense.
         """
         if boxes is not None or labels is not None:
             return self._predict_given(images, boxes, labels, probabilities)
         max_detections = self.max_detections if max_detections is None else max_detections
         check_thresholds(score_threshold, max_detections)
+        looked_for = self.class_indices(classes)
         if is_one_picture(images):
-            return self._predict_one(images, score_threshold, max_detections, probabilities)
-        return [self._predict_one(image, score_threshold, max_detections, probabilities) for image in images]
+            return self._predict_one(images, score_threshold, max_detections, probabilities, looked_for)
+        return [
+            self._predict_one(image, score_threshold, max_detections, probabilities, looked_for) for image in images
+        ]
+
+    def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
+        """Indices of the classes of these names; without names, of those chosen for the run's training. None: all.
+
+        Raises UserError for a name that no class has.
+        """
+        if classes is None:
+            chosen = self.classes is not None and self.classes.choice.chosen is not None
+            return sorted(self.classes.index_of.values()) if chosen and self.classes is not None else None
+        by_form = {normalise(name): index for index, name in reversed(list(enumerate(self.class_names))) if name}
+        lost = [name for name in classes if normalise(name) not in by_form]
+        if lost or not classes:
+            known = shorten(filter(None, self.class_names), 30)
+            raise UserError(f"classes: found {shorten(lost) or 'none'}, expected some of {known}")
+        return sorted({by_form[normalise(name)] for name in classes})
 
     def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool) -> Any:
         if boxes is None:
@@ -324,7 +344,14 @@ class MaskFrozenDetr(nn.Module):
         )[0]
         return call_by(instances, names, indices)
 
-    def _predict_one(self, image: Any, score_threshold: float, max_detections: int, probabilities: bool) -> Instances:
+    def _predict_one(
+        self,
+        image: Any,
+        score_threshold: float,
+        max_detections: int,
+        probabilities: bool,
+        classes: Sequence[int] | None,
+    ) -> Instances:
         image = to_picture(image)
         pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
         self.network.eval()
@@ -338,6 +365,7 @@ class MaskFrozenDetr(nn.Module):
             score_threshold,
             probabilities,
             self.class_names,
+            classes,
         )[0]
         return instances.above(score_threshold)
 

@@ -21,6 +21,8 @@ from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
+from mask_frozen_detr.results.exports.found import Picture, make_object
+from mask_frozen_detr.results.exports.write import check_exports, write_exports
 from mask_frozen_detr.results.fonts import check_font, undrawable
 from mask_frozen_detr.results.inference import check_thresholds
 from mask_frozen_detr.results.prediction_files import (
@@ -48,6 +50,7 @@ class _Options:
     probability_maps: bool
     overlays: bool
     font: Path | None
+    classes: tuple[str, ...] | None
 
     def drawn(self, name: str, instances: int = 1) -> list[Path]:
         """The pictures that are drawn of one."""
@@ -65,12 +68,16 @@ def predict_files(
     probability_maps: bool = False,
     overlays: bool = True,
     font: Path | None = None,
+    formats: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
 ) -> str:
     """Predict every picture of `inputs`; returns a short report.
 
     Writes `NAME.png` overlays, `NAME.probabilities.png` on request, and predictions.json and results.json as
     `results.prediction_files` describes them. max_detections: None takes what the run was trained with. font: a
     TrueType or OpenType file for the labels; else the system's are searched for what Pillow's own font lacks.
+    formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
+    whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
@@ -82,7 +89,17 @@ def predict_files(
     max_detections = model.max_detections if max_detections is None else max_detections
     check_thresholds(score_threshold, max_detections)
     check_font(font)
-    options = _Options(output, float(score_threshold), int(max_detections), probability_maps, overlays, font)
+    model.class_indices(classes)  # or one of the names is none
+    exports = check_exports(output, formats)
+    options = _Options(
+        output,
+        float(score_threshold),
+        int(max_detections),
+        probability_maps,
+        overlays,
+        font,
+        None if classes is None else tuple(classes),
+    )
     every = [Path(os.path.abspath(path)) for path in find_images(inputs)]
     paths = [path for path in every if not is_own_picture(path)]
     if not paths:
@@ -134,7 +151,15 @@ def predict_files(
         raise UserError("no picture could be read:\n" + "\n".join(problem for _, problem in problems))
     if state.is_main_process:
         files.finish(root, paths)
+        names_of = {index: name or str(index) for index, name in enumerate(model.class_names)}
+        found = [_as_found(files.pictures[path], names_of) for path in paths if path in files.pictures]
+        write_exports(output, exports, found, names_of)
     return _report(model, inputs, options, files, done, len(done) - len(new), problems, len(every) - len(paths))
+
+
+def _as_found(one: Predicted, names: dict[int, str]) -> Picture:
+    objects = tuple(make_object(entry, names[entry["category_id"]]) for entry in one.found)
+    return Picture(one.path, one.name, one.width, one.height, objects)
 
 
 def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
@@ -149,6 +174,7 @@ def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
         "mask_network": hash_weights(model.network),
         "preprocessing": info.preprocessing.describe(),
         "class_names": model.class_names,
+        **({} if (looked_for := model.class_indices(options.classes)) is None else {"classes": looked_for}),
     }
 
 
@@ -158,7 +184,9 @@ def _predict(model: MaskFrozenDetr, path: Path, name: str, options: _Options) ->
     digest = hash_picture(path)
     image = read_image(path)
     maps = options.probability_maps
-    instances = model.predict(image, options.score_threshold, options.max_detections, probabilities=maps)
+    instances = model.predict(
+        image, options.score_threshold, options.max_detections, probabilities=maps, classes=options.classes
+    )
     if options.overlays:
         save_own_picture(draw_instances(image, instances, options.font), options.output / f"{name}{OVERLAY_SUFFIX}")
     if maps and len(instances):

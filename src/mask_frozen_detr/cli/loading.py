@@ -60,6 +60,11 @@ def choose_device(device: str | None) -> "torch.device":
     return wanted
 
 
+def split_words(words: str) -> list[str]:
+    """What commas part, without spaces around."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
 def check_at_least(least: int, **values: float) -> None:
     """Raises UserError that names the option."""
     for name, value in values.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from mask_frozen_detr.cli.loading import check_at_least, load_model
+from mask_frozen_detr.cli.loading import check_at_least, load_model, split_words
 from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision
 
@@ -20,6 +20,11 @@ class Predict:
     images: Positional[list[str]]
     # Where overlays and predictions.json go.
     output: Path
+    # Formats to write beside COCO, each into a folder of its name: yolo, labelme, label-studio, masks (a PNG each),
+    # panoptic (a label map a picture) and geojson, several with commas between.
+    format: str = "coco"
+    # Look for these classes alone, as person,dog; by default for those chosen when the run was trained, else all.
+    classes: str | None = None
     # Leave out what scores at most this.
     score_threshold: float = 0.3
     # Detections an image; by default as many as the run was trained with, else 100.
@@ -62,6 +67,8 @@ class Predict:
                 self.probability_maps,
                 self.overlays,
                 self.font,
+                split_words(self.format),
+                None if self.classes is None else split_words(self.classes),
             )
         if processes().is_main_process:
             print(safe(report))

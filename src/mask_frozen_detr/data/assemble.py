@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mask_frozen_detr.data.coco import UNREADABLE_PICTURE, CocoData, ImageRecord, Orientation, Skipped
+from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, CocoData, ImageRecord, Orientation, Skipped
 from mask_frozen_detr.data.images import stored_orientation
 from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation
 from mask_frozen_detr.errors import UserError, reason
@@ -70,7 +70,7 @@ class Assembly:
         data = CocoData(self.place, records, self.categories, self.skipped, dict(self.notes), self.format)
         if not records:
             raise UserError(f"{self.place}: no picture with its labels can be used\n{data.summary()}")
-        lost = self._objects or any(True for _ in self.skipped)
-        if lost and not any(record.annotations for record in records):
+        faults = [fault for fault in data.left_out() if fault not in (MISSING_PICTURE, UNREADABLE_PICTURE)]
+        if faults and not any(record.annotations for record in records):
             raise UserError(f"{self.place}: none of its objects can be used\n{data.summary()}")
         return data

@@ -8,8 +8,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 
-def trace_contours(mask: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """(H, W) bool mask → an outer contour a 4-connected part, (N, 2) pixel corners, and the hole count."""
+def trace_contours(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(H, W) bool mask → an outer contour a 4-connected part, and the contours of holes, the other way round.
+
+    Each is (N, 2) pixel corners x, y.
+    """
     padded = np.pad(mask.astype(bool), 1)
     inside = padded[1:-1, 1:-1]
     after: dict[tuple[int, int], list[tuple[int, int]]] = {}  # corner → where its cracks lead, the mask on the right
@@ -23,7 +26,7 @@ def trace_contours(mask: np.ndarray) -> tuple[list[np.ndarray], int]:
             after.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
 
     outer: list[np.ndarray] = []
-    holes = 0
+    holes: list[np.ndarray] = []
     while after:
         corner = first = next(iter(after))
         step = (0, 0)
@@ -44,10 +47,7 @@ def trace_contours(mask: np.ndarray) -> tuple[list[np.ndarray], int]:
             corner, step = following, turned
             if corner == first:
                 break
-        if area > 0:
-            outer.append(np.array(points))
-        else:
-            holes += 1
+        (outer if area > 0 else holes).append(np.array(points))
     return outer, holes
 
 

@@ -51,19 +51,31 @@ def check_thresholds(score_threshold: Any, max_detections: Any) -> None:
         raise UserError(f"max_detections: found {max_detections!r}, expected a whole number, at least 1")
 
 
-def top_detections(logits: Tensor, rule: ScoreRule, count: int, score_threshold: float = 0.0) -> list[TopDetections]:
+def top_detections(
+    logits: Tensor,
+    rule: ScoreRule,
+    count: int,
+    score_threshold: float = 0.0,
+    classes: Sequence[int] | None = None,
+) -> list[TopDetections]:
     """The `count` best pairs of (B, Q, K) logits, image by image: the detector's own post-processing.
 
     With sigmoid classes a query may appear under several of them; with softmax, or a prompt, it has one.
+    classes: pairs of these alone, None for all.
     Raises FloatingPointError where a score is not a number.
     """
     scores = rule.scores(logits.float())
+    if classes is not None:
+        wanted = torch.zeros(scores.shape[2], dtype=torch.bool, device=scores.device)
+        wanted[list(classes)] = True
     if rule.one_label:
         best, labels = scores.max(-1)  # (B, Q)
+        if classes is not None:
+            best = best.masked_fill(~wanted[labels], -1.0)
         values, queries = best.topk(min(count, best.shape[1]), dim=1)
         labels = labels.gather(1, queries)
     else:
-        flat = scores.flatten(1)
+        flat = (scores if classes is None else scores.masked_fill(~wanted, -1.0)).flatten(1)
         values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
         queries, labels = pairs // scores.shape[2], pairs % scores.shape[2]
     values, queries, labels = values.cpu(), queries.cpu(), labels.cpu()
@@ -84,17 +96,19 @@ def segment(
     score_threshold: float = 0.0,
     keep_probabilities: bool = False,
     class_names: Sequence[str] | None = None,
+    classes: Sequence[int] | None = None,
 ) -> list[Instances]:
     """Instances of a batch.
 
     pixel_values (B, 3, H, W), pixel_mask (B, H, W), best on the host; sizes: (height, width) of the B original
     images, in whose pixels boxes and masks are given. Detections whose class score is not above `score_threshold` are
     dropped before masks are made; the final score, at most the class score, is left to the caller to threshold.
-    class_names: of a run whose training data names more of them than the detector does.
+    class_names: of a run whose training data names more of them than the detector does. classes: indices of those that
+    are looked for, None for all.
     Raises FloatingPointError where scores, boxes or masks are not numbers.
     """
     detections = detector(pixel_values, pixel_mask)
-    tops = top_detections(detections.logits, detector.info.score_rule, max_detections, score_threshold)
+    tops = top_detections(detections.logits, detector.info.score_rule, max_detections, score_threshold, classes)
     distinct = [top.query_index.unique(return_inverse=True) for top in tops]
     image_index = torch.cat([torch.full_like(queries, b) for b, (queries, _) in enumerate(distinct)])
     query_index = torch.cat([queries for queries, _ in distinct])

@@ -53,7 +53,7 @@ def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
 
 
 def _holds_labelme(folder: Path) -> bool:
-    return any(_is_labelme(file) for file in sorted(folder.glob("*.json"))[:3])
+    return any(_is_labelme(file) for file in sorted(folder.glob("[!.]*.json"))[:3])
 
 
 def _is_labelme(file: Path) -> bool:
@@ -74,7 +74,7 @@ def _read(folder: Path, images: Path | None, orientation: Orientation) -> CocoDa
     finder = PictureFinder(bases)
     contents: list[tuple[Path, dict[str, Any]]] = []
     broken: list[tuple[str, str]] = []
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("[!.]*.json")):
         try:
             content = read_json_object(file, MOST_BYTES)
         except UserError as error:

@@ -56,7 +56,7 @@ def _read(file: Path, split_name: str, images: Path | None, orientation: Orienta
     plain = file.with_name(file.name.replace("panoptic_", "instances_"))  # whose pictures lie where COCO has them
     folder = images or image_folder_of(plain, split_name)
     names = {number: name for number, (name, _, _) in pictures.items()}
-    paths = find_pictures(names, [folder, folder.parent], split.notes)
+    paths = find_pictures(names, [folder, folder.parent, file.parent], split.notes)
     if not paths:
         raise UserError(f"{file}: none of its {len(names)} image files is in {folder}, expected them there")
     segments = _segments(data["annotations"], file)

@@ -1,0 +1,1 @@
+"""What `predict` found in the formats of other tools, a file each; `write` writes those that are asked for."""
