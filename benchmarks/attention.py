@@ -7,6 +7,7 @@ Letters: B maps, S tokens, N queries, H heads, D head width, L levels, P points.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ def speed(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[s
         for name, (work, returned) in passes.items():
             choices = variants(device)
             times = interleaved(
-                {key: lambda a=attend, w=work: w(a) for key, attend in choices.items()}, device, sizes.rounds, until
+                {key: partial(work, attend) for key, attend in choices.items()}, device, sizes.rounds, until
             )
             row: dict[str, Any] = {
                 "case": case.name,
@@ -170,10 +171,11 @@ def speed(sizes: Sizes, device: torch.device, until: float) -> tuple[list[dict[s
                 if isinstance(timing, str):
                     failures.append(f"{case.name}, {key}, {name}: {timing}")
                     continue
-                peak = peak_bytes(lambda a=attend, w=work: w(a), device)
-                extra[key] = None if peak is None else max(0, peak - returned)
+                peak = peak_bytes(partial(work, attend), device)
+                more = None if peak is None else max(0, peak - returned)
+                extra[key] = more
                 row[f"{key} ms"] = rounded(timing.median)
-                row[f"{key} extra MiB"] = None if extra[key] is None else round(extra[key] / 2**20, 1)
+                row[f"{key} extra MiB"] = None if more is None else round(more / 2**20, 1)
                 row["rounds"] = timing.rounds
             reference, (other, ours) = times["reference"], list(times.items())[-1]
             if other != "reference" and isinstance(reference, Timing) and isinstance(ours, Timing):

@@ -126,7 +126,8 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
         model.network.train()
         with autocast(precision, device):
             losses = step_losses(model, matcher, batch, LossConfig(), 0)
-        update(sum(losses[key] for key in LOSS_KEYS if key in losses) / objects, optimizer, parameters)
+        total = torch.stack([losses[key] for key in LOSS_KEYS if key in losses]).sum()
+        update(total / objects, optimizer, parameters)
         return losses
 
     def detect() -> list[TopDetections]:
@@ -151,18 +152,14 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
 
 def mask2former(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: Precision) -> Contestant:
     """transformers' Mask2Former with its ResNet-50; masks at image size, one by one, as its processor makes them."""
-    from transformers import (
-        Mask2FormerConfig,
-        Mask2FormerForUniversalSegmentation,
-        Mask2FormerImageProcessor,
-        ResNetConfig,
-    )
+    import transformers
 
+    t: Any = transformers  # its configurations take more than their types say
     torch.manual_seed(0)
-    backbone = ResNetConfig(depths=list(sizes.depths), out_features=["stage1", "stage2", "stage3", "stage4"])
-    config = Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES, num_queries=sizes.boxes)
-    model = Mask2FormerForUniversalSegmentation(config).to(device)
-    processor = Mask2FormerImageProcessor()
+    backbone = t.ResNetConfig(depths=list(sizes.depths), out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = t.Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES, num_queries=sizes.boxes)
+    model = t.Mask2FormerForUniversalSegmentation(config).to(device)
+    processor = t.Mask2FormerImageProcessor()
     pixel_values, on_device = normalised(pictures), normalised(pictures).to(device)
     pixel_mask = torch.ones(len(pictures), *sizes.image, dtype=torch.long, device=device)
     masks, labels = [picture.masks for picture in pictures], [picture.labels for picture in pictures]

@@ -9,6 +9,7 @@ Mask R-CNN. One mask a box, not one a class: with few images that serves the pee
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 import tyro
@@ -22,7 +23,7 @@ from mask_frozen_detr.detectors import Detections, DetectorShapes, load_detector
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.network import MaskNetworkConfig, MaskOutput
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, MaskOutput
 from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.network.padding import Padding
@@ -75,7 +76,7 @@ class Options:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     detector = load_detector(options.detector)
-    model = MaskFrozenDetr(detector, MaskRCNNHead(detector.shapes))
+    model = MaskFrozenDetr(detector, cast(MaskNetwork, MaskRCNNHead(detector.shapes)))
     evaluation = train(
         model, load_split(options.data, "train"), load_split(options.data, "val"), options.output, options.training
     )

@@ -16,12 +16,13 @@ from mask_frozen_detr.machine.precision import autocast
 
 
 def deformable_detr(sizes: Sizes, device: torch.device) -> nn.Module:
-    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+    import transformers
 
+    t: Any = transformers  # its configurations take more than their types say
     torch.manual_seed(0)
-    backbone = ResNetConfig(depths=list(sizes.depths), out_features=["stage2", "stage3", "stage4"])
-    config = DeformableDetrConfig(backbone_config=backbone, use_timm_backbone=False)
-    return DeformableDetrForObjectDetection(config).eval().to(device)
+    backbone = t.ResNetConfig(depths=list(sizes.depths), out_features=["stage2", "stage3", "stage4"])
+    config = t.DeformableDetrConfig(backbone_config=backbone, use_timm_backbone=False)
+    return t.DeformableDetrForObjectDetection(config).eval().to(device)
 
 
 def shared_attention(

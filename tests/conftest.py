@@ -2,22 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 
 import pytest
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    DeformableDetrConfig,
-    DeformableDetrForObjectDetection,
-    DeformableDetrImageProcessor,
-    ResNetConfig,
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-    RTDetrImageProcessor,
-    RTDetrResNetConfig,
-)
 from transformers.utils import logging
 
 from mask_frozen_detr import MaskNetworkConfig, load_detector
@@ -26,6 +18,7 @@ from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import render_scenes
 from mask_frozen_detr.detectors import FrozenDetector
 
+t: Any = transformers  # its configurations take more than their types say
 torch.set_num_threads(1)  # equal to the bit whatever the machine, and tests may fork
 logging.disable_progress_bar()
 logging.set_verbosity_error()
@@ -48,9 +41,9 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
 
 def build_squashing_detector(folder: Path, seed: int = 0, names: dict[int, str] = NAMES) -> Path:
     """An RT-DETR of one fixed input size: strides 8, 16 and 32, a stride-4 stage, 20 queries."""
-    model = RTDetrForObjectDetection(
-        RTDetrConfig(
-            backbone_config=RTDetrResNetConfig(
+    model = t.RTDetrForObjectDetection(
+        t.RTDetrConfig(
+            backbone_config=t.RTDetrResNetConfig(
                 embedding_size=8,
                 hidden_sizes=[8, 16, 16, 16],
                 depths=[1, 1, 1, 1],
@@ -76,15 +69,15 @@ def build_squashing_detector(folder: Path, seed: int = 0, names: dict[int, str] 
     ).eval()
     _draw_weights(model, seed)
     model.save_pretrained(folder)
-    RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    t.RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return folder
 
 
 def build_padding_detector(folder: Path, seed: int = 0) -> Path:
     """A Deformable DETR, which takes any size and pads batches: strides 8 to 64, two encoder layers, 15 queries."""
-    model = DeformableDetrForObjectDetection(
-        DeformableDetrConfig(
-            backbone_config=ResNetConfig(
+    model = t.DeformableDetrForObjectDetection(
+        t.DeformableDetrConfig(
+            backbone_config=t.ResNetConfig(
                 embedding_size=8,
                 hidden_sizes=[8, 8, 16, 16],
                 depths=[1, 1, 1, 1],
@@ -109,7 +102,7 @@ def build_padding_detector(folder: Path, seed: int = 0) -> Path:
     _draw_weights(model, seed)
     model.save_pretrained(folder)
     # Two cells a side at stride 64: group norm wants more than one.
-    DeformableDetrImageProcessor(size={"shortest_edge": 128, "longest_edge": 192}).save_pretrained(folder)
+    t.DeformableDetrImageProcessor(size={"shortest_edge": 128, "longest_edge": 192}).save_pretrained(folder)
     return folder
 
 

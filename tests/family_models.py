@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers as t
+import transformers
 from torch import nn
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from mask_frozen_detr.detectors import FAMILIES, TransformersDetector, load_detector
 from mask_frozen_detr.errors import UserError
+
+t: Any = transformers  # its configurations take more than their types say
 
 NAMES = dict(enumerate(("ant", "bee", "cow", "dog", "elk")))
 PROMPT = "ant. bee. red cow. dog."
@@ -178,7 +180,7 @@ class TinyModel:
         made = {name: value() if callable(value) else value for name, value in settings.items() if name in names}
         return kind(**made, id2label=NAMES, label2id={name: k for k, name in NAMES.items()})
 
-    def build(self, seed: int = 0) -> nn.Module:
+    def build(self, seed: int = 0) -> transformers.PreTrainedModel:
         torch.manual_seed(seed)
         model = self.family.load_class()(self.config()).eval()
         scatter(model)

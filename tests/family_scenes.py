@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mask_frozen_detr.detectors import Detections, FrozenDetector
+from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.ops.padding import extents
@@ -39,6 +39,7 @@ def blinker(model: nn.Module) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
+                assert not isinstance(module.padding, str)
                 for axis, shape in ((0, (-1, 1)), (1, (1, -1))):
                     size, stride, pad = module.kernel_size[axis], module.stride[axis], module.padding[axis]
                     if size > stride:
@@ -101,7 +102,7 @@ def overfit(detector: FrozenDetector, scenes: BlockScenes, stem: bool, shift: fl
     found = detector(scenes.pixel_values, scenes.pixel_mask)
     moved = scenes.boxes.clone()
     moved[..., :2] += shift / extents(scenes.pixel_mask)[:, None]
-    found: Detections = replace(
+    found = replace(
         found,
         boxes=moved,
         queries=found.queries[:1, :1].expand(images, -1, -1),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -292,7 +293,12 @@ def test_interrupted(run, scenes_folder, monkeypatch, capfd):
 
 
 def vit(folder: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(folder)
 
 
@@ -301,32 +307,33 @@ def resnet(folder: Path) -> None:
     ResNetForImageClassification(config).save_pretrained(folder)
 
 
-def copied(source: Path, folder: Path) -> None:
+def copied(source: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
+    return folder
 
 
 DETECTORS: dict[str, tuple[Callable[[Path, Path], object], list[str]]] = {
     "an empty folder": (lambda source, folder: folder.mkdir(), ["config.json"]),
-    "a folder of other things": (lambda source, folder: (folder.mkdir(), (folder / "x").touch()), ["config.json"]),
+    "a folder of other things": (lambda source, folder: os.makedirs(folder / "x"), ["config.json"]),
     "nothing": (lambda source, folder: None, ["no such folder or hub model"]),
     "a ViT": (lambda source, folder: vit(folder), ["'vit'", "expected one of", "deformable_detr"]),
     "a ResNet": (lambda source, folder: resnet(folder), ["'resnet'", "expected one of", "rt_detr"]),
     "without weights": (
-        lambda source, folder: (copied(source, folder), (folder / "model.safetensors").unlink()),
+        lambda source, folder: (copied(source, folder) / "model.safetensors").unlink(),
         ["found no weights, expected model.safetensors"],
     ),
     "weights cut short": (
-        lambda source, folder: (copied(source, folder), os.truncate(folder / "model.safetensors", 5000)),
+        lambda source, folder: os.truncate(copied(source, folder) / "model.safetensors", 5000),
         ["weights cannot be read"],
     ),
     "without a processor": (
-        lambda source, folder: (copied(source, folder), (folder / "preprocessor_config.json").unlink()),
+        lambda source, folder: (copied(source, folder) / "preprocessor_config.json").unlink(),
         ["preprocessor_config.json"],
     ),
     "a configuration cut short": (
-        lambda source, folder: (copied(source, folder), os.truncate(folder / "config.json", 50)),
+        lambda source, folder: os.truncate(copied(source, folder) / "config.json", 50),
         ["config.json"],
     ),
 }

@@ -72,10 +72,10 @@ def synthetic(seed: int) -> tuple[CocoData, list[dict]]:
             radii = np.exp(rng.uniform(np.log(5), np.log(110), 2)) if category == 3 else np.full(2, 9.0 * category)
             polygon = ellipse(rng, rng.uniform(20, [W - 20, H - 20]), radii)
             rle, crowd = mask_of(polygon), bool(rng.random() < 0.15)
-            box = tuple(float(side) for side in coco_mask.toBbox(rle))
+            x, y, w, h = map(float, coco_mask.toBbox(rle))
             area = float(coco_mask.area(rle))
             segmentation = rle if crowd or rng.random() < 0.4 else [polygon]
-            annotations.append(Annotation(identity, category, box, segmentation, crowd, area))
+            annotations.append(Annotation(identity, category, (x, y, w, h), segmentation, crowd, area))
             for _ in range(rng.integers(0, 4)):  # found, found twice, or missed
                 shift = rng.normal(0, 4, 2)
                 other = (np.array(polygon).reshape(-1, 2) * rng.uniform(0.85, 1.15) + shift).clip(0, [W - 1, H - 1])
@@ -101,10 +101,10 @@ def found(rng: np.random.Generator, image: int, category: int, polygon: list[flo
 
 def built_truth(data: CocoData, kind: str) -> dict:
     """COCO's ground truth by hand: of masks, an object without one is a crowd on the pixels of its box."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for record in data.images:
         for a in record.annotations:
-            entry = {"id": len(annotations) + 1, "image_id": record.id, "category_id": a.category_id}
+            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": record.id, "category_id": a.category_id}
             entry |= {"bbox": list(a.bbox), "area": a.area, "iscrowd": int(a.iscrowd)}
             if kind == "segm" and a.segmentation is None:
                 x, y, w, h = a.bbox
@@ -411,7 +411,7 @@ def test_results_files_replace_nothing_foreign(baseline, scenes, tmp_path):
         evaluate(baseline, data, results_file=tmp_path / "r.json")
     foreign = tmp_path / "x.segm.json"
     foreign.write_text('{"images": []}')
-    with pytest.raises(UserError, match=r"x\.segm\.json: is there already and holds no COCO results"):
+    with pytest.raises(UserError, match=r"x\.segm\.json: is there already and was not written by `evaluate`"):
         evaluate(baseline, data, results_file=tmp_path / "x.json")
     assert foreign.read_text() == '{"images": []}'
     assert not (tmp_path / "x.bbox.json").exists()

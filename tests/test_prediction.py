@@ -198,7 +198,8 @@ def test_only_what_has_changed_is_done_again(model, photos, tmp_path, monkeypatc
 def test_other_settings_do_all_anew(what, model, squashing, tiny_network, photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     predict_files(model, [photos], out, THRESHOLD)
-    other, options = model, {"score_threshold": THRESHOLD}
+    other: MaskFrozenDetr = model
+    options: dict[str, Any] = {"score_threshold": THRESHOLD}
     if what == "threshold":
         options["score_threshold"] = 0.06
     elif what == "detections":
@@ -412,8 +413,8 @@ def test_a_file_where_the_folder_should_be(model, photos, tmp_path):
 def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
     real = os.replace
 
-    def fail(source: object, target: object) -> None:
-        if Path(str(target)).name == "b.png":
+    def fail(source: Path, target: Path) -> None:
+        if target.name == "b.png":
             raise OSError(code, os.strerror(code))
         real(source, target)
 

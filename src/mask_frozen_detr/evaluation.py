@@ -4,6 +4,7 @@ Images are segmented and encoded one by one; what is kept of each is its run-len
 grow with resolution, only by some kilobytes an image.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +24,9 @@ from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.machine.files import encode_json, write_json_atomic
 from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.regular_files import check_regular
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.results.evaluation_record import (
@@ -53,6 +55,8 @@ __all__ = [
 ]
 
 METRICS = metric_names()
+BOX_KEYS = ("image_id", "category_id", "bbox", "score")  # of COCO results, in the order in which they are written
+MASK_KEYS = ("image_id", "category_id", "score", "segmentation")
 
 
 class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
@@ -162,13 +166,24 @@ def results_files(path: Path) -> tuple[Path, Path]:
 
 
 def check_results_files(path: Path) -> None:
-    """Raises UserError where one of `results_files` is there already and does not look like COCO results."""
-    for file in results_files(path):
-        if file.is_file() and file.stat().st_size:
-            with open(file, "rb") as opened:
-                head = opened.read(100).strip()
-            if not head.startswith(b'[{"image_id"') and head != b"[]":
-                raise UserError(f"{file}: is there already and holds no COCO results; name another --results-file")
+    """Raises UserError where one of `results_files` is there already and is not as `evaluate` writes it."""
+    for file, kept in zip(results_files(path), (BOX_KEYS, MASK_KEYS), strict=True):
+        check_regular(file, "COCO results")
+        if file.exists() and not _are_results(file.read_bytes(), kept):
+            raise UserError(
+                f"{file}: is there already and was not written by `evaluate`, so it stays as it is; name another "
+                "--results-file"
+            )
+
+
+def _are_results(data: bytes, kept: tuple[str, ...]) -> bool:
+    """Whether `data` is to the letter what `evaluate` writes of some results: others order and space them otherwise."""
+    try:
+        entries = json.loads(data)
+        ours = isinstance(entries, list) and all(tuple(entry) == kept for entry in entries)
+        return not data or (ours and encode_json(entries, indent=None) == data)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 @dataclass
@@ -244,14 +259,12 @@ def _problem(record: ImageRecord, error: Exception) -> str:
 
 def _as_boxes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Boxes are ranked by the detector's own scores: box AP is the detector's, with masks or without."""
-    kept = ("image_id", "category_id", "bbox")
-    return [{**{key: entry[key] for key in kept}, "score": entry["class_score"]} for entry in entries]
+    return [{key: entry["class_score" if key == "score" else key] for key in BOX_KEYS} for entry in entries]
 
 
 def _as_masks(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Masks by their own scores, without boxes: see `score`."""
-    kept = ("image_id", "category_id", "score", "segmentation")
-    return [{key: entry[key] for key in kept} for entry in entries]
+    return [{key: entry[key] for key in MASK_KEYS} for entry in entries]
 
 
 def _truth(data: CocoData, classes: ClassMap, skipped: set[int], kind: Literal["bbox", "segm"]) -> dict[str, Any]:

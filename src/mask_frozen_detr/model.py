@@ -61,10 +61,8 @@ class MaskFrozenDetr(nn.Module):
     with the masks (Table 11), is nowhere else, and is saved with them. classes: how the run's training data calls the
     detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
     nothing else is asked for: what the run was trained with. run_folder: where the records of the training lie, which
-    a model card tells of; None where it was not loaded from a folder.
-
-    nothing else is asked for: what the run was trained with. held_out: which images of the training data were kept
-    for val, where that had no val split.
+    a model card tells of; None where it was not loaded from a folder. held_out: which images of the training data were
+    kept for val, where that had no val split.
     """
 
     def __init__(
@@ -79,7 +77,6 @@ class MaskFrozenDetr(nn.Module):
         self.classes = classes
         self.max_detections = DETECTIONS
         self.run_folder: Path | None = None
-
         self.held_out: HeldOut | None = None
 
     @classmethod
@@ -140,9 +137,7 @@ class MaskFrozenDetr(nn.Module):
                 ) from error
         check_detector(run, saved, detector)
         model = cls(detector, load_network(saved, folder), own, saved.classes)
-        model.max_detections, model.run_folder = saved.max_detections, folder
-
-        model.max_detections, model.held_out = saved.max_detections, saved.held_out
+        model.max_detections, model.held_out, model.run_folder = saved.max_detections, saved.held_out, folder
         return model if device is None else model.to(device)
 
     def adopt_detector(self, run: Path | None = None) -> None:

@@ -140,12 +140,11 @@ def before_use(bench: Bench, random: Random, folder: Path) -> Try:
     """`predict` and `evaluate` of a run whose detector is not what it was."""
     shutil.copytree(bench.detector, folder / "detector")
     what = random.choice(OF_DETECTORS)(folder, random)
-    command = random.choice(
-        [
-            ["predict", bench.run, bench.pictures()[0], "--output", folder / "out"],
-            ["evaluate", bench.run, bench.data, "--workers", "0"],
-        ]
-    )
+    commands: list[list[str | Path]] = [
+        ["predict", bench.run, bench.pictures()[0], "--output", folder / "out"],
+        ["evaluate", bench.run, bench.data, "--workers", "0"],
+    ]
+    command = random.choice(commands)
     ran = run([*command, "--detector", folder / "detector"], folder)
     faults = manners(ran)
     if ran.code == 0 and not faults:

@@ -91,7 +91,7 @@ def _full(bench: Bench, way: str, folder: Path, place: Path, kilobytes: int, lim
                 faults += [f"with room again: other {name} than of the undisturbed run" for name in other]
         return Try(what, faults)
     if way == "predict":
-        command = ["predict", bench.run, bench.data / "val2017", "--output", output]
+        command: list[str | Path] = ["predict", bench.run, bench.data / "val2017", "--output", output]
     else:
         command = ["evaluate", bench.run, bench.data, "--workers", "0", "--json", output / "figures.json"]
         command += ["--results-file", output / "results.json"]

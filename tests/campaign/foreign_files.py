@@ -21,7 +21,7 @@ NAMES = [
 
 def _put_foreign(output: Path, outside: Path, names: list[str], random: Random) -> list[str]:
     """Foreign files, folders and links in an output folder; `outside` is what links lead to."""
-    put = []
+    put: list[str] = []
     for name in names:
         path = output / name
         if path.exists() or path.is_symlink():

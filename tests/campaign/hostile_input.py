@@ -36,7 +36,7 @@ def annotations(bench: Bench, random: Random, folder: Path) -> Try:
         ran = run(["evaluate", bench.run, data, "--workers", "0"], folder)
         return Try(f"evaluate: {what}", manners(ran))
     options = ["--workers", "0", "--iterations", "2", *random.choice([[], ["--cache", str(folder / "cache")]])]
-    command = ["train", bench.detector, data, "--output", folder / "run", "--roi-size", "8", *options]
+    command: list[str | Path] = ["train", bench.detector, data, "--output", folder / "run", "--roi-size", "8", *options]
     return Try(f"train: {what}", manners(run(command, folder)))
 
 
@@ -211,7 +211,7 @@ def run_folders(bench: Bench, random: Random, folder: Path) -> Try:
     else:
         shutil.copytree(bench.detector, folder / "detector")
         arguments = ["predict", output, bench.pictures()[0], "--output", folder / "out", "--score-threshold", "0"]
-        ran = run([*arguments, "--detector", folder / "detector"], folder)
+        ran = run([*map(str, arguments), "--detector", folder / "detector"], folder)
         faults = check_predictions(bench, folder, ran)
     if ran_file.exists():
         faults.append("code of the folder was run")
@@ -236,6 +236,7 @@ def detector_folders(bench: Bench, random: Random, folder: Path) -> Try:
     }
     what = ways[random.choice(["spoiled", "configured", "configured", "code", "pickle", "names"])]()
     way = random.choice(["evaluate", "train", "predict"])
+    command: list[str | Path]
     if way == "evaluate":
         command = ["evaluate", detector, bench.data, "--workers", "0"]
     elif way == "train":

@@ -71,12 +71,16 @@ def signals_at_the_start(bench: Bench, random: Random, folder: Path) -> Try:
     """A real process that is interrupted while it imports: no traceback of ours, and the shell's exit code."""
     number = random.choice([signal.SIGINT, signal.SIGTERM])
     moment = random.uniform(0.0, 4.0) if random.random() < 0.5 else random.uniform(0.0, 0.6)
-    command = random.choice(
-        [bench.train(folder / "run"), ["evaluate", bench.run, bench.data], ["recipes"], ["train", "--help"]]
-    )
+    commands = [
+        bench.train(folder / "run"),
+        ["evaluate", str(bench.run), str(bench.data)],
+        ["recipes"],
+        ["train", "--help"],
+    ]
+    command = random.choice(commands)
     with open(folder / "output", "wb") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mask_frozen_detr.cli", *map(str, command)],
+            [sys.executable, "-m", "mask_frozen_detr.cli", *command],
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,

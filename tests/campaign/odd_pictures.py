@@ -37,7 +37,9 @@ def _lab(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    assert converted is not None
+    return converted
 
 
 def _written(random: Random, **options: object) -> tuple[bytes, str]:
@@ -109,8 +111,8 @@ def _palette(random: Random) -> tuple[bytes, str]:
 
 
 def _spoilt(random: Random) -> tuple[bytes, str]:
-    data, suffix = _written(random)
-    data = bytearray(data)
+    written, suffix = _written(random)
+    data = bytearray(written)
     how = random.choice(["cut", "cut", "flip", "flip", "suffix", "nothing", "text", "zeros"])
     if how == "cut":
         data = data[: random.randrange(len(data))]
@@ -120,7 +122,7 @@ def _spoilt(random: Random) -> tuple[bytes, str]:
     elif how == "suffix":
         suffix = random.choice(list(SUFFIXES.values()))
     elif how in ("nothing", "text", "zeros"):
-        data = {"nothing": b"", "text": b"<html>404 not found</html>", "zeros": bytes(2000)}[how]
+        data = bytearray({"nothing": b"", "text": b"<html>404 not found</html>", "zeros": bytes(2000)}[how])
     return bytes(data), suffix
 
 
@@ -226,7 +228,7 @@ def of_data(bench: Bench, random: Random, folder: Path) -> Try:
                 continue
     json_file.write_text(json.dumps(document))
     if split == "val2017" and random.random() < 0.7:
-        command = ["evaluate", bench.run, data, "--workers", random.choice(["0", "1"])]
+        command = ["evaluate", str(bench.run), str(data), "--workers", random.choice(["0", "1"])]
     else:
         command = bench.train(folder / "run")
         command[2] = str(data)

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_a_good_file(read, tmp_path):
     )
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no segmentation": (dict(segmentation=None), "no segmentation"),
     "empty list": (dict(segmentation=[]), "no segmentation"),
     "empty object": (dict(segmentation={}), "no segmentation"),
@@ -244,7 +245,7 @@ def test_the_summary_groups_faults(read):
 
 
 BOW_TIE = [5, 5, 15, 15, 15, 5, 5, 15]
-GOOD = {
+GOOD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "partly outside": (dict(segmentation=[[-5, -5, 15, -5, 15, 15, -5, 15]]), {}),
     "crossing itself": (dict(segmentation=[BOW_TIE]), dict(segmentation=[BOW_TIE])),
     "a part without area": (dict(segmentation=[[5, 5, 9, 9], SQUARE]), dict(segmentation=[SQUARE])),

@@ -52,6 +52,7 @@ def test_bad_fractions(fraction, scenes):
 def test_in_load_data(scenes_folder):
     file = scenes_folder / "annotations" / "instances_train2017.json"
     data = load_data(file, val_fraction=0.3)
+    assert data.val is not None
     assert (len(data.train.images), len(data.val.images)) == (7, 3)
     assert "3 of 10 images, held out from training" in data.summary()
     assert load_split(file, "val", val_fraction=0.3).images == data.val.images

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from conftest import build_padding_detector, build_squashing_detector
+from narrow import gradient
 from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
@@ -56,7 +57,7 @@ def test_forward_needs_no_gradient_and_its_outputs_can_enter_one(detector):
         assert not tensor.requires_grad
         assert not tensor.is_inference()
     layer(found.queries).sum().backward()
-    assert layer.weight.grad.any()
+    assert gradient(layer.weight).any()
 
 
 @both
@@ -105,7 +106,7 @@ def test_the_encoder_layer_is_chosen(padding_folder, padding):
     assert torch.equal(of_last.features[0], default.features[0])
     assert torch.equal(of_first.boxes, of_last.boxes)
     encoder = padding.model.model.encoder
-    kept = {}
+    kept: dict[str, torch.Tensor] = {}
     handle = encoder.layers[-1].register_forward_hook(
         lambda module, inputs, output: kept.update(tokens=output if torch.is_tensor(output) else output[0])
     )
@@ -133,9 +134,9 @@ def test_the_hash_sees_every_change():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     seen = {hash_weights(model)}
     with torch.no_grad():
-        model[0].weight[1, 2] += 1e-6
+        model.get_parameter("0.weight")[1, 2] += 1e-6
         seen.add(hash_weights(model))
-        model[1].running_mean[0] = -0.0  # equal, but not to the bit
+        model.get_buffer("1.running_mean")[0] = -0.0  # equal, but not to the bit
         seen.add(hash_weights(model))
     seen.add(hash_weights(nn.Sequential(model[0])))
     seen.add(hash_weights(nn.Sequential(model[0].double())))

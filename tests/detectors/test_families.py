@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from mask_frozen_detr.detectors import (
     FAMILIES,
     Detections,
     Family,
+    FrozenDetector,
     Tokens,
     TransformersDetector,
     format_families,
@@ -177,6 +179,7 @@ def own_detections(tiny: TinyModel, folder: Path, detector: TransformersDetector
             output = model(**inputs)
         # Full stops and the text's two ends name no class.
         named = torch.zeros(output.logits.shape[-1], dtype=torch.bool)
+        assert detector.prompt is not None
         named[detector.prompt.tokens] = True
         output.logits[..., ~named] = float("-inf")
         result = processor.post_process_grounded_object_detection(output, threshold=0.0, target_sizes=sizes)[0]
@@ -388,6 +391,7 @@ def test_the_encoder_layer_is_the_one_that_was_asked_for(model_type, layer, fold
     assert detector.info.identity.encoder_layer == layer
     pixel_values = torch.randn(1, 3, 64, 128).contiguous(memory_format=torch.channels_last)  # as the detector has it
     found = detector(pixel_values, torch.ones(1, 64, 128))
+    assert isinstance(detector, TransformersDetector)
     text = {} if detector.prompt is None else detector.prompt.inputs(1)
     with torch.no_grad():
         output = detector.model(pixel_values=pixel_values, output_hidden_states=True, **text)
@@ -402,8 +406,9 @@ def test_backbones_of_timm_have_a_stem(model_type, tmp_path):
     """Published checkpoints of the older families have them."""
     pytest.importorskip("timm")
     last = (4,) if model_type in ("detr", "dab-detr") else (2, 3, 4)
+    options: dict[str, Any] = {"backbone": "resnet18", "out_indices": last}
     changes = {
-        "backbone_config": lambda: transformers.TimmBackboneConfig(backbone="resnet18", out_indices=last),
+        "backbone_config": lambda: transformers.TimmBackboneConfig(**options),
         "encoder_in_channels": [128, 256, 512],
     }
     tiny = TinyModel("timm", model_type, changes)
@@ -450,6 +455,8 @@ def test_a_stem_that_is_not_there_is_refused(folders):
 def test_a_prompt_names_the_classes(folders):
     tiny = TinyModel("grounding-dino", "grounding-dino")
     listed = load_detector(folders(tiny), prompt=["Ant", "bee", "red  cow", "dog"])
+    assert isinstance(listed, TransformersDetector)
+    assert listed.prompt is not None
     assert listed.info.class_names == ["ant", "bee", "red cow", "dog"]
     assert listed.info.identity.prompt == PROMPT
     assert listed.prompt.owners.tolist() == [0, 1, 2, 2, 3]
@@ -548,9 +555,15 @@ def fork(tmp_path) -> Path:
     """A model that transformers knows and the table does not."""
     transformers.AutoConfig.register("my_detr", ForkConfig, exist_ok=True)
     transformers.AutoModelForObjectDetection.register(ForkConfig, ForkForObjectDetection, exist_ok=True)
-    settings = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "num_queries": 7, "encoder_ffn_dim": 16}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
-    config = ForkConfig(backbone_config=resnet("ResNetConfig", 4), **settings, **heads)
+    settings: dict[str, Any] = {
+        "d_model": 16,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "num_queries": 7,
+        "encoder_ffn_dim": 16,
+    }
+    settings |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    config = ForkConfig(backbone_config=resnet("ResNetConfig", 4), **settings)
     ForkForObjectDetection(config).save_pretrained(tmp_path)
     transformers.DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
     return tmp_path
@@ -591,7 +604,7 @@ def test_a_registered_detector_loads(fork):
         FAMILIES.pop("my_detr")
 
 
-def rule(detector: TransformersDetector) -> tuple:
+def rule(detector: FrozenDetector) -> tuple:
     return detector.info.score_rule, detector.info.score_rule.max_detections
 
 

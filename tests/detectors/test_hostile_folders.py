@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def refuse(folder: Path, words: str, file: str) -> None:
     assert "\x1b" not in str(error.value)
 
 
-CODE = {
+CODE: dict[str, tuple[str, dict[str, Any], str]] = {
     "an image processor's": (PROCESSOR, {"auto_map": {"AutoImageProcessor": "evil.Evil"}}, "auto_map: it names code"),
     "a model's": (CONFIG, {"auto_map": {"AutoConfig": "evil.Evil"}}, "auto_map: it names code to run"),
     "a hub's": (CONFIG, {"auto_map": {"AutoModel": "them/evil--evil.Evil"}}, "auto_map: it names code to run"),
@@ -129,7 +130,7 @@ def test_damaged_folders(case, folder):
     refuse(folder, words, file)
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "a width that is text": {"d_model": "wide"},
     "no width": {"d_model": None},
     "a negative width": {"d_model": -8},

@@ -17,6 +17,7 @@ from official_samples import (
 from safetensors.torch import load_file, save_file
 
 from mask_frozen_detr.detectors.official import convert_checkpoint, is_official_checkpoint, load_official
+from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.errors import UserError
 
 CONFIGS = {
@@ -55,6 +56,7 @@ def test_shapes_and_rules_of_the_two_families(tmp_path):
     assert hdetr.shapes.strides == (8, 16, 32, 64)
     assert hdetr.shapes.stem_width == 256
     assert hdetr.info.score_rule.max_detections == 100
+    assert isinstance(hdetr.info.preprocessing, ShortestEdge)
     assert (hdetr.info.preprocessing.shortest, hdetr.info.preprocessing.longest) == (800, 1333)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from narrow import gradient
 from official_samples import (
     BACKBONES,
     official_tensors,
@@ -152,6 +153,7 @@ def test_content_of_the_queries():
     model = random_model(small_deformable(content_rows=32))  # one-to-one queries first, then the one-to-many ones
     content, position = model.queries(start)
     assert torch.equal(content[1], official_tensors(model)["query_embed.weight"][:20])
+    assert position is not None
     assert position.shape == (2, 20, 64)
     model = random_model(small_dino())
     content, position = model.queries(start)
@@ -168,8 +170,9 @@ def test_without_mixed_selection_content_is_the_second_half_of_the_position():
     box = start[0, 7].sigmoid().tolist()
     encoding = torch.tensor([part for value in box for part in literal_sine(value * 2 * math.pi, 32, 10000)])
     encoding = F.linear(encoding, tensors["transformer.pos_trans.weight"], tensors["transformer.pos_trans.bias"])
-    norm = [tensors[f"transformer.pos_trans_norm.{name}"] for name in ("weight", "bias")]
-    encoding = F.layer_norm(encoding, (128,), *norm)
+    weight, bias = (tensors[f"transformer.pos_trans_norm.{name}"] for name in ("weight", "bias"))
+    encoding = F.layer_norm(encoding, (128,), weight, bias)
+    assert position is not None
     assert torch.allclose(torch.cat([position[0, 7], content[0, 7]]), encoding, atol=1e-4)
 
 
@@ -222,7 +225,7 @@ def small_levels(config):
 def test_deformable_attention_samples_points_and_boxes(coordinates):
     config, levels = small_levels(small_dino())
     model = random_model(config)
-    attention = model.transformer.decoder.layers[1].cross_attn
+    attention = model.transformer.decoder.get_submodule("layers.1.cross_attn")
     queries, memory = torch.randn(2, 3, config.width), torch.randn(2, 26, config.width)
     references = torch.rand(2, 3, 2, coordinates)
     found = attention(queries, references, memory, levels)
@@ -328,7 +331,7 @@ def test_heads_are_shared_in_dino_and_separate_in_h_detr():
 @pytest.mark.parametrize("layer", [1, 2, 4])
 def test_features_are_the_encoder_tokens_after_the_layer_asked_for(layer):
     model = random_model(small_dino(), encoder_layer=layer)
-    tokens = {}
+    tokens: dict[int, torch.Tensor] = {}
     for index, module in enumerate(model.transformer.encoder.layers):
         module.register_forward_hook(lambda _m, _i, output, index=index: tokens.__setitem__(index + 1, output))
     output = model(*padded_batch())
@@ -426,8 +429,8 @@ def test_swin_pads_and_shifts_its_windows_at_every_size(size):
             maps = literal_swin_block(tensors, block_name, maps, config.heads[stage], config.window, shift)
         if stage == 0:
             assert torch.allclose(stem[0], maps.permute(2, 0, 1), atol=1e-4)  # C₁: before norm0
-        norm = [tensors[f"{name}.norm{stage}.{part}"] for part in ("weight", "bias")]
-        expected = F.layer_norm(maps, maps.shape[-1:], *norm)
+        weight, bias = (tensors[f"{name}.norm{stage}.{part}"] for part in ("weight", "bias"))
+        expected = F.layer_norm(maps, maps.shape[-1:], weight, bias)
         assert torch.allclose(stages[stage][0], expected.permute(2, 0, 1), atol=1e-4)
         if stage < 3:
             merge = f"{name}.layers.{stage}.downsample"
@@ -499,8 +502,8 @@ def test_focalnet(focal_levels, window):
             maps = literal_focal_block(tensors, f"backbone.0.layers.{stage}.blocks.{block}", maps, backbone)
         if stage == 0:
             assert torch.allclose(stem, maps, atol=1e-4)  # C₁: before norm0
-        norm = [tensors[f"backbone.0.norm{stage}.{part}"] for part in ("weight", "bias")]
-        expected = F.layer_norm(maps.permute(0, 2, 3, 1), maps.shape[1:2], *norm).permute(0, 3, 1, 2)
+        weight, bias = (tensors[f"backbone.0.norm{stage}.{part}"] for part in ("weight", "bias"))
+        expected = F.layer_norm(maps.permute(0, 2, 3, 1), maps.shape[1:2], weight, bias).permute(0, 3, 1, 2)
         assert torch.allclose(stages[stage], expected, atol=1e-4)
         if stage < 3:
             maps = embed(f"backbone.0.layers.{stage}.downsample", maps, 2, 3, 1)
@@ -614,7 +617,7 @@ def test_the_training_losses(config):
     total.backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(gradient(parameter).isfinite().all() for parameter in model.parameters())
 
 
 def test_proposals_are_trained_as_objects_in_h_detr_and_as_classes_in_dino():
@@ -639,7 +642,7 @@ def test_look_forward_twice_changes_gradients_only():
         model.requires_grad_(True)
         outputs = model(*padded_batch())
         outputs.layer_boxes[1].sum().backward()
-        grads.append((outputs.layer_boxes[1].detach(), model.bbox_embed[0].layers[2].weight.grad))
+        grads.append((outputs.layer_boxes[1].detach(), gradient(model.get_parameter("bbox_embed.0.layers.2.weight"))))
     assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6)
     assert grads[0][1] is None
     assert grads[1][1].abs().sum() > 0

@@ -2,15 +2,17 @@
 
 import argparse
 import re
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from official_samples import SMALL, padded_batch, randomise
-from torch import Tensor
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.official import load_official
 
+t: Any = transformers  # its configurations take more than their types say
 NAMES = {
     r"^model\.(encoder|decoder)\.": r"transformer.\1.",
     r"^model\.(level_embed|enc_output|enc_output_norm|pos_trans|pos_trans_norm)(\.|$)": r"transformer.\1\2",
@@ -42,7 +44,7 @@ def official_name(key: str) -> str:
     return key
 
 
-def official_tensors(model: DeformableDetrForObjectDetection) -> dict[str, Tensor]:
+def official_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors = {official_name(key): value for key, value in model.state_dict().items()}
     for layer in range(SMALL["decoder_layers"]):
         name = f"transformer.decoder.layers.{layer}.self_attn"
@@ -53,15 +55,15 @@ def official_tensors(model: DeformableDetrForObjectDetection) -> dict[str, Tenso
 
 
 @pytest.fixture(scope="module")
-def theirs() -> DeformableDetrForObjectDetection:
-    backbone = ResNetConfig(
+def theirs() -> nn.Module:
+    backbone = t.ResNetConfig(
         embedding_size=64,
         hidden_sizes=[256, 512, 1024, 2048],
         depths=[1, 1, 1, 1],
         layer_type="bottleneck",
         out_features=["stage2", "stage3", "stage4"],
     )
-    config = DeformableDetrConfig(
+    config = t.DeformableDetrConfig(
         backbone_config=backbone,
         d_model=SMALL["width"],
         encoder_layers=SMALL["encoder_layers"],
@@ -77,7 +79,7 @@ def theirs() -> DeformableDetrForObjectDetection:
         with_box_refine=True,
         two_stage_num_proposals=20,
     )
-    model = DeformableDetrForObjectDetection(config).eval().requires_grad_(False)
+    model = t.DeformableDetrForObjectDetection(config).eval().requires_grad_(False)
     randomise(model, 0)
     return model
 

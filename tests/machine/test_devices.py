@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from narrow import pixels
 from torch import Tensor
 
 from mask_frozen_detr import MaskFrozenDetr
@@ -76,14 +77,14 @@ def test_a_training_step_waits_once_for_the_device(far_detector, tiny_network, o
     losses = step_losses(model, matcher, batch, LossConfig(), 0)
     assert losses["matches"] == 6
     assert Far.waits == ["cpu"]
-    sum(losses[key] for key in ("bce", "dice", "iou")).backward()
+    torch.stack([losses[key] for key in ("bce", "dice", "iou")]).sum().backward()
     assert all(parameter.grad is not None for parameter in model.network.box_encoder.parameters())
 
 
 def test_inference_only_fetches_what_it_returns(far_detector, tiny_network):
     model = MaskFrozenDetr.build(far_detector, tiny_network).eval()
     batch = collate([sample(64, 96), sample(96, 64)])
-    found = segment(far_detector, model.network, batch.images, batch.pixel_mask, [(64, 96), (96, 64)], 20)
+    found = segment(far_detector, model.network, pixels(batch), batch.pixel_mask, [(64, 96), (96, 64)], 20)
     assert [len(instances) for instances in found] == [20, 20]
     # scores, queries, labels; masks, frames, IoU, boxes: the device's queue is empty from the first of each on
     assert Far.waits == ["cpu"] * 7

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mask_frozen_detr.machine.config import Precision
 from mask_frozen_detr.machine.precision import autocast, fast_in_bf16, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -37,6 +38,7 @@ def test_other_devices_compute_in_float32():
 
 def test_what_is_asked_for_is_taken():
     a, b = torch.ones(2, 2), torch.ones(2, 2)
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    cases: list[tuple[Precision, torch.dtype]] = [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+    for precision, dtype in cases:
         with autocast(precision, CPU):
             assert (a @ b).dtype == dtype

@@ -133,7 +133,7 @@ def test_equations_5_and_6_image_feature_encoder():
     logits = run(network, detections).logits
     maps = [level[0] for level in detections.features]
     with torch.no_grad():
-        for layer in network.image_encoder.layers:
+        for layer in network.image_encoder.get_submodule("layers").children():
             maps = deformable_layer(layer, maps)
         F = detections.stem[0] + interpolate(maps[0], 2)
     for i in range(COUNT):
@@ -163,7 +163,7 @@ def test_equation_9_box_feature_encoder():
         for i in range(3):
             R = boxes[i]
             for layer in encoder.layers:
-                (R,) = deformable_layer(layer, [R], encoder.position[0])
+                (R,) = deformable_layer(layer, [R], encoder.get_parameter("position")[0])
             assert torch.allclose(encoded[i], R, atol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_equation_9_comes_before_equation_4():
     with torch.no_grad():
         for i in range(COUNT):
             R = roi_align(F, pixel_box(detections.boxes[0, i]), 4, 4)
-            (R,) = deformable_layer(encoder.layers[0], [R], encoder.position[0])
+            (R,) = deformable_layer(encoder.get_submodule("layers.0"), [R], encoder.get_parameter("position")[0])
             expected = products(detections.queries[0, i], R) / math.sqrt(8)
             assert torch.allclose(logits[i], expected, atol=1e-4)
 
@@ -212,6 +212,7 @@ def test_equation_11_box_to_object_attention():
     """q_i = CrossAttention(q_i, R_i), then the FFN of section 3.4."""
     layer = QueryLayer(16, ffn=True, b2o=True, o2o=False)
     scatter_parameters(layer)
+    assert layer.ffn is not None
     queries, boxes = randn(3, 16), randn(3, 16, 4, 4, seed=1)
     with torch.no_grad():
         output = layer(queries, boxes, torch.rand(3, 4), torch.zeros(3, dtype=torch.long))
@@ -244,6 +245,7 @@ def test_equation_14_neck():
     """C₁ = GN(PWConv(C₁))."""
     neck = Neck(6, 64)
     scatter_parameters(neck)
+    assert neck.conv.bias is not None
     stem = randn(2, 6, 3, 5)
     with torch.no_grad():
         output = neck(stem, None)

@@ -81,6 +81,7 @@ def test_the_pixel_stem_is_small_and_centred():
     output = module(pixels, torch.ones(1, 32, 40))
     assert output.shape == (1, PixelStem.width, 8, 10)
     output[0, :, 4, 5].sum().backward()
+    assert pixels.grad is not None
     rows, columns = (pixels.grad[0].abs().sum((0, axis)).nonzero()[:, 0].tolist() for axis in (2, 1))
     assert rows == list(range(4 * 4 - 3, 4 * 5 + 3))
     assert columns == list(range(4 * 5 - 3, 4 * 6 + 3))

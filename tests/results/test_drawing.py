@@ -1,6 +1,6 @@
 """Pictures show what they should where they should: looked at pixel by pixel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,7 +248,7 @@ CHINESE, ARABIC = "猫", "قطة"
 
 
 @pytest.fixture
-def fonts(tmp_path, monkeypatch) -> Callable[..., Path]:
+def fonts(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """`fonts(letters)` puts a font that has these letters, as full squares, among the system's, which has no other."""
     builder = pytest.importorskip("fontTools.fontBuilder")
     pens = pytest.importorskip("fontTools.pens.ttGlyphPen")

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,13 +46,16 @@ def test_a_relative_detector_is_found_from_anywhere_and_after_a_move(tree, tmp_p
     assert MaskFrozenDetr.from_pretrained(tree / "runs/one").detector.info.identity.family == "rt_detr"
     moved = tree.rename(tmp_path / "moved")
     found = MaskFrozenDetr.from_pretrained(moved / "runs/one").detector
+    assert found.info.path is not None
     assert found.info.path.resolve() == (moved / "detector").resolve()
 
 
 def test_a_run_that_moved_alone_finds_the_detector_where_it_was(tree, tmp_path):
     (tmp_path / "far").mkdir()
     run = (tree / "runs/one").rename(tmp_path / "far/one")
-    assert MaskFrozenDetr.from_pretrained(run).detector.info.path.resolve() == (tree / "detector").resolve()
+    place = MaskFrozenDetr.from_pretrained(run).detector.info.path
+    assert place is not None
+    assert place.resolve() == (tree / "detector").resolve()
 
 
 # What was written when: fields of the description, of its parts, and files, that earlier formats lack.
@@ -152,7 +156,7 @@ def test_device_and_prompt_reach_the_parts(tree):
         MaskFrozenDetr.from_pretrained(tree / "runs/one", prompt="cat.")
 
 
-HOSTILE = {
+HOSTILE: dict[str, dict[str, Any]] = {
     "absurd widths": {"shapes": {"query_width": 900_000, "feature_widths": [900_000], "strides": [8], "stem_width": 8}},
     "numbers past all bounds": {"shapes": {"query_width": 10**30}},
     "negative": {"shapes": {"query_width": -16}},

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_the_records_of_a_run_make_its_card(saved):
     (saved / "pictures").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(saved / "pictures" / "1.png")
     MaskFrozenDetr.from_pretrained(saved).push_to_hub("me/masks")
-    card = ModelCard(Hub.files[CARD_FILE].decode())
+    card: Any = ModelCard(Hub.files[CARD_FILE].decode())
     assert card.data.pipeline_tag == "image-segmentation"
     assert card.data.model_name == "me/masks"
     assert card.data.license is None
@@ -132,7 +133,7 @@ def test_a_detector_of_the_hub_is_the_base_model(model, monkeypatch):
     monkeypatch.setattr(model.detector.info, "path", None)
     identity = model.detector.info.identity
     monkeypatch.setattr(model.detector.info, "identity", type(identity)("their/detr", "abc", "0", "rt_detr"))
-    assert ModelCard(model.card("me/masks").text()).data.base_model == "their/detr"
+    assert ModelCard(model.card("me/masks").text()).data.to_dict()["base_model"] == "their/detr"
 
 
 def test_names_of_classes_are_text_within_the_card(model, monkeypatch):
@@ -226,7 +227,7 @@ def test_a_run_that_the_hub_does_not_give(error, words, monkeypatch, capfd):
 
 
 def test_from_pretrained_takes_a_hub_repository(model, saved, scenes, monkeypatch):
-    asked = {}
+    asked: dict[str, Any] = {}
 
     def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.update(name=name, revision=revision, allow_patterns=allow_patterns)

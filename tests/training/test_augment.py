@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from narrow import pixels
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -72,7 +73,7 @@ def centroid(mask: np.ndarray) -> np.ndarray:
 
 def shown(sample: Sample) -> np.ndarray:
     """Where the object is in a view, (h, w): brighter than any colour jitter's black."""
-    return (sample.image[0].numpy() > 0.5).astype(np.float32)
+    return (pixels(sample)[0].numpy() > 0.5).astype(np.float32)
 
 
 def scale(data: TrainingData, number: int, sample: Sample) -> float:
@@ -80,12 +81,12 @@ def scale(data: TrainingData, number: int, sample: Sample) -> float:
     edges = data.preprocessing.edges if data.preprocessing.resizes_freely else None
     view = draw_view(W, H, data.augment, edges, np.random.default_rng([0, number]))
     zoom = view.size[0] / (view.region[2] - view.region[0])
-    return min(side / size for side, size in zip(sample.image.shape[:0:-1], view.size, strict=True)) * zoom
+    return min(side / size for side, size in zip(pixels(sample).shape[:0:-1], view.size, strict=True)) * zoom
 
 
 def pasted(sample: Sample, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
     """The ground truth back in its view, (h, w)."""
-    height, width = sample.image.shape[1:]
+    height, width = pixels(sample).shape[1:]
     cx, cy, w, h = (sample.targets.boxes[0] * torch.tensor([width, height, width, height])).tolist()
     frame = (cx - w / 2 + shift[0], cy - h / 2 + shift[1], cx + w / 2 + shift[0], cy + h / 2 + shift[1])
     return paste_probabilities(sample.targets.masks[0].numpy().astype(np.float32), frame, height, width).full(
@@ -248,14 +249,14 @@ def test_clip_and_map():
 def test_the_jitters_padding_is_padding(tmp_path):
     """Not one pixel of a view is painted: batches pad it, with 0 in the mask, and boxes know nothing of that."""
     data = training_data(tmp_path, AugmentConfig(large_scale_jitter=True, flip=False), Plain(), False)
-    samples = sorted((data[0, number] for number in range(12)), key=lambda sample: sample.image.shape[2])
+    samples = sorted((data[0, number] for number in range(12)), key=lambda sample: pixels(sample).shape[2])
     small, large = samples[0], samples[-1]
     batch = collate([small, large])
-    height, width = small.image.shape[1:]
-    assert max(height, width) < 300 < max(large.image.shape[1:])
+    height, width = pixels(small).shape[1:]
+    assert max(height, width) < 300 < max(pixels(large).shape[1:])
     assert batch.pixel_mask[0].sum() == height * width
     assert batch.pixel_mask[0, :height, :width].all()
-    assert not batch.images[0, :, height:].any()
+    assert not pixels(batch)[0, :, height:].any()
     xs, ys = OBJECT[0::2], OBJECT[1::2]
     expected = [(min(xs) + max(xs)) / 2 / W, (min(ys) + max(ys)) / 2 / H, (max(xs) - min(xs)) / W]
     assert batch.targets[0].boxes[0, :3].tolist() == pytest.approx(expected, abs=1e-6), "of the image, not the window"

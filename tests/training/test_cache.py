@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_squashing_detector
+from narrow import detections, pixels
 from nursery import NURSERY, run_main
 from torch.utils.data import DataLoader
 
@@ -84,7 +85,7 @@ def test_the_detectors_own_outputs(model, scenes, tmp_path):
     cache, dataset = opened(tmp_path, model, scenes[0])
     samples = [dataset[index, index] for index in range(3)]
     batch, plain = cache.batch(samples), collate(samples)
-    found = batch.images
+    found = detections(batch)
     assert torch.equal(batch.pixel_mask, plain.pixel_mask)
     assert batch.pixel_mask.dtype == plain.pixel_mask.dtype
     together = model.detector(plain.images, plain.pixel_mask)
@@ -101,6 +102,8 @@ def test_the_detectors_own_outputs(model, scenes, tmp_path):
             *zip(found.features, expected.features, strict=True),
             *([(found.stem, expected.stem)] if cache.stem else []),
         ]:
+            assert mine is not None
+            assert reference is not None
             assert mine.dtype == torch.float32
             part = mine[b]
             if part.ndim == 3:
@@ -152,8 +155,10 @@ def test_flips_are_views_of_their_own(small, scenes, tmp_path):
         reference = uncached[0, number]
         for key in ("boxes", "labels", "masks"):
             assert torch.equal(getattr(sample.targets, key), getattr(reference.targets, key))
-        found = cache.batch([sample]).images
-        expected = small.detector(*(lambda batch: (batch.images, batch.pixel_mask))(collate([reference])))
+        found = detections(cache.batch([sample]))
+        alone = collate([reference])
+        expected = small.detector(alone.images, alone.pixel_mask)
+        assert sample.view is not None
         assert torch.equal(found.boxes, expected.boxes)
         seen[sample.view] = (number, found.boxes)
     assert len(seen) == len(files_of(cache)) == 2
@@ -167,8 +172,8 @@ def test_a_stem_learned_from_pixels_gets_them(padding, scenes, tmp_path):
     cache, dataset = opened(tmp_path, model, scenes[0])
     samples = [dataset[index, index] for index in range(2)]
     batch, plain = cache.batch(samples), collate(samples)
-    assert batch.images.stem is None
-    torch.testing.assert_close(batch.images.pixels, plain.images, rtol=2**-8, atol=1e-6)
+    assert detections(batch).stem is None
+    torch.testing.assert_close(detections(batch).pixels, plain.images, rtol=2**-8, atol=1e-6)
     check_equal(cache.batch([dataset[index, index] for index in range(2)]), batch)
     image_index, query_index = torch.tensor([0, 0, 1]), torch.tensor([3, 4, 5])
     output = model.network(batch.images, batch.pixel_mask, image_index, query_index)
@@ -353,8 +358,9 @@ def test_links_in_its_place_are_replaced_not_followed(small, scenes, tmp_path):
 def test_what_is_no_file_is_not_waited_for(small, scenes, tmp_path):
     cache, dataset = opened(tmp_path, small, scenes[0])
     sample = dataset[0, 0]
+    assert sample.view is not None
     os.mkfifo(cache.store.path(sample.view))
-    with pytest.warns(UserWarning, match="is no file"):
+    with pytest.warns(UserWarning, match="is a pipe or a device"):
         cache.batch([sample])
     assert cache.store.path(sample.view).is_file()
 
@@ -367,6 +373,7 @@ def test_two_runs_fill_one_cache(small, scenes, tmp_path):
     assert isinstance(theirs.image, torch.Tensor)
     first = one.batch([sample])
     stored = files_of(one)
+    assert sample.view is not None
     path = one.store.path(sample.view)
     path.unlink()
     check_equal(other.batch([theirs]), first)
@@ -401,9 +408,10 @@ def test_what_killed_writes_left_is_swept_away(small, scenes, tmp_path):
 def test_only_the_flip_is_left_of_the_augmentation():
     assert FrozenCache.augment(AugmentConfig()) == FLIPS
     assert FrozenCache.augment(AugmentConfig(flip=False)) == PLAIN
-    for name, value in (("large_scale_jitter", True), ("colour_jitter", 0.2)):
-        with pytest.raises(UserError, match=f"{name}: found {value}, but with --cache"):
-            FrozenCache.augment(AugmentConfig(**{name: value}))
+    refused = {True: AugmentConfig(large_scale_jitter=True), 0.2: AugmentConfig(colour_jitter=0.2)}
+    for value, config in refused.items():
+        with pytest.raises(UserError, match=f"jitter: found {value}, but with --cache"):
+            FrozenCache.augment(config)
 
 
 def test_views_that_never_repeat_are_refused(small, scenes, tmp_path):
@@ -426,7 +434,7 @@ def test_samples_without_a_cache_are_as_before(small, scenes):
     assert isinstance(sample, Sample)
     assert sample.view is None
     assert isinstance(sample.image, torch.Tensor)
-    assert torch.equal(collate([sample]).images, sample.image[None])
+    assert torch.equal(pixels(collate([sample])), sample.image[None])
 
 
 # --- training with it ---
@@ -468,13 +476,13 @@ def be_killed(arguments: list[str], number: int) -> None:
     """A child that dies with its `number`-th view cut short, as after a loss of power."""
     seen, original = 0, frozen_views.write_bytes_atomic
 
-    def torn(path: Path, data: bytes) -> None:
+    def torn(path: str | Path, data: bytes) -> None:
         nonlocal seen
         seen += 1
         if seen < number:
             original(path, data)
             return
-        path.write_bytes(data[: len(data) // 2])
+        Path(path).write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
 
     frozen_views.write_bytes_atomic = torn

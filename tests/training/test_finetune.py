@@ -4,10 +4,12 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from narrow import gradient, pixels
 from official_samples import BACKBONES, random_model, small_deformable, small_dino, write_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
@@ -73,7 +75,12 @@ def test_only_what_shall_learn_changes(part, folder, scenes, tiny_network, tmp_p
 def test_the_detector_learns_at_a_tenth_of_the_rate(squashing_folder, scenes, tiny_network, tmp_path, monkeypatch):
     seen = []
     original = run_folder.save_checkpoint
-    monkeypatch.setattr(run_folder, "save_checkpoint", lambda path, saved: (seen.append(saved), original(path, saved)))
+
+    def note(path: Path, saved: dict) -> None:
+        seen.append(saved)
+        original(path, saved)
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", note)
     model = MaskFrozenDetr.build(load_detector(squashing_folder), tiny_network)
     train(model, scenes[0], None, tmp_path, replace(CONFIG, drops=(), iterations=1))
     network, detector = seen[0]["optimizer"]["param_groups"]
@@ -95,7 +102,7 @@ def test_the_loss_is_the_models_own_beside_the_masks(folder, scenes, tiny_networ
     detector.unfreeze("full")
     found = step_losses(model, matcher, batch, LossConfig(sampled_points=False), 0)
     # In the memory format that a frozen one computes in: the same masks.
-    same = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+    same = replace(batch, images=pixels(batch).contiguous(memory_format=torch.channels_last))
     again = step_losses(model, matcher, same, LossConfig(sampled_points=False), 0)
     assert again["bce"].item() == pytest.approx(frozen["bce"].item(), rel=1e-5)
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in batch.targets]
@@ -187,13 +194,14 @@ def test_official_detectors_learn_and_are_saved(build, backbone, tmp_path):
     found = detector(pixel_values, pixel_mask, LABELS)
     assert found.loss is not None
     outputs = detector.model(pixel_values, pixel_mask)
-    torch.testing.assert_close(found.loss, detector.model.detection_loss(outputs, [dict(t) for t in LABELS])[0])
+    model: Any = detector.model
+    torch.testing.assert_close(found.loss, model.detection_loss(outputs, [dict(t) for t in LABELS])[0])
     found.loss.backward()
     reached = [parameter for parameter in parameters if parameter.grad is not None and parameter.grad.any()]
     assert len(reached) > 0.8 * len(parameters)
     with torch.no_grad():
         for parameter in reached:
-            parameter -= 1e-3 * parameter.grad.sign()
+            parameter.sub_(1e-3 * gradient(parameter).sign())
     (tmp_path / "saved").mkdir()
     detector.save(tmp_path / "saved")
     again = load_detector(tmp_path / "saved")
@@ -209,4 +217,4 @@ def test_official_detectors_learn_and_are_saved(build, backbone, tmp_path):
 
 def test_a_wrong_choice_is_named():
     with pytest.raises(ValueError, match=re.escape("finetune: found 'half', expected 'none', 'partial', 'full'")):
-        TrainConfig(finetune="half")
+        TrainConfig(finetune=cast(Any, "half"))

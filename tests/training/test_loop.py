@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_squashing_detector
+from narrow import gradient
 from nursery import NURSERY, run_main
 from safetensors.torch import load_file
 
@@ -65,7 +66,7 @@ def losses_and_gradients(model: MaskFrozenDetr, pieces: list[list]) -> tuple[flo
         loss = found["bce"] + found["dice"] + found["iou"]
         loss.backward()
         total += loss.item()
-    return total, [parameter.grad.clone() for parameter in model.network.parameters()]
+    return total, [gradient(parameter).clone() for parameter in model.network.parameters()]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_without_a_match_every_parameter_still_has_a_gradient(options, squashing
     batch = collate([replace(sample, targets=no_targets()) for sample in samples(squashing, scenes[0], 2)])
     matcher = Matcher(squashing.info.costs, squashing.info.score_rule)
     losses = step_losses(model, matcher, batch, LossConfig(), 0)
-    total = sum(losses[key] for key in ("bce", "dice", "iou") if key in losses)
+    total = torch.stack([losses[key] for key in ("bce", "dice", "iou") if key in losses]).sum()
     total.backward()
     assert total.item() == 0
     for name, parameter in model.network.named_parameters():
@@ -106,7 +107,12 @@ def test_the_detector_is_bit_identical_and_not_saved(kind, request, scenes, tiny
     config = replace(CONFIG, augment=AugmentConfig(multi_scale=False), checkpoint_every=1)
     saved: list[dict] = []
     original = run_folder.save_checkpoint
-    monkeypatch.setattr(run_folder, "save_checkpoint", lambda path, one: (saved.append(one), original(path, one)))
+
+    def note(path: Path, one: dict) -> None:
+        saved.append(one)
+        original(path, one)
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", note)
     train(model, scenes[0], None, tmp_path, config, quiet=True)
     assert hash_weights(detector.model) == before
     assert hash_weights(model.network) != network_before
@@ -316,7 +322,9 @@ def test_precision(asked, capable, used, squashing, scenes, tiny_network, tmp_pa
 def test_a_run_in_bf16_is_evaluated_as_evaluate_does_it(scenes, tiny_network, tmp_path):
     """In float32: the boxes' AP is the detector's own."""
     detector = load_detector(SCENE_DETECTOR)
-    found = train(build(detector, tiny_network), *scenes, tmp_path, replace(CONFIG, precision="bf16"), quiet=True)
+    found = train(
+        build(detector, tiny_network), scenes[0], scenes[1], tmp_path, replace(CONFIG, precision="bf16"), quiet=True
+    )
     again = evaluate(MaskFrozenDetr.from_pretrained(tmp_path, detector), scenes[1])
     assert found is not None
     assert found.box["AP"] > 30
@@ -361,10 +369,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(squashing, scenes, tiny_network
         return {**found, "bce": found["bce"] * float("nan")} if len(seen) == 3 else found
 
     seen: list[None] = []
-    monkeypatch.setattr(
-        "mask_frozen_detr.training.step.step_losses",
-        lambda *args, **options: (seen.append(None), spoil(*args, **options))[1],
-    )
+
+    def counted(*args, **options):
+        seen.append(None)
+        return spoil(*args, **options)
+
+    monkeypatch.setattr("mask_frozen_detr.training.step.step_losses", counted)
     config = replace(CONFIG, iterations=8, log_every=8, checkpoint_every=2)  # the third step spoils the weights
     with pytest.raises(UserError, match=r"not finite any more at iteration 4.*--lr"):
         train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
@@ -608,7 +618,7 @@ def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny
 
 def test_periodic_evaluation(squashing, scenes, tiny_network, tmp_path):
     config = replace(CONFIG, iterations=4, evaluate_every=2)
-    found = train(build(squashing, tiny_network), *scenes, tmp_path, config, quiet=True)
+    found = train(build(squashing, tiny_network), scenes[0], scenes[1], tmp_path, config, quiet=True)
     assert found is not None
     assert found.images == len(scenes[1].images)
     assert {path.name for path in tmp_path.glob("evaluation-*")} == {"evaluation-2.json", "evaluation-4.json"}
@@ -640,6 +650,7 @@ def test_val_and_later_evaluations_take_the_classes_of_the_training_data(tmp_pat
     assert classes_of(val_data, model.class_names).by == "category id", "this is what went wrong"
     found = train(model, train_data, val_data, tmp_path / "run", replace(CONFIG, evaluate_every=0), quiet=True)
     names = ["disc", "ring", "star"]
+    assert found is not None
     assert found.classes.startswith("3 classes of detector and data match by name.")
     loaded = MaskFrozenDetr.from_pretrained(tmp_path / "run")
     assert loaded.class_names[:3] == names

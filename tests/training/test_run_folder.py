@@ -46,7 +46,8 @@ def command(detector, data) -> Command:
 
 def stop_in_step(number: int, kind: signal.Signals, waits: bool) -> None:
     """The forward pass of that step sends a signal; with `waits` it does not come to an end."""
-    original, seen = step.step_losses, []
+    original = step.step_losses
+    seen: list[None] = []
 
     def losses(*parts, **options):
         seen.append(None)
@@ -200,7 +201,8 @@ def test_a_second_run_is_refused_while_the_first_lives(more, command, tmp_path, 
 
 def test_a_folder_that_is_removed_during_the_run_is_an_error(command, tmp_path, capsys, monkeypatch):
     output = tmp_path / "run"
-    original, seen = step.step_losses, []
+    original = step.step_losses
+    seen: list[None] = []
 
     def losses(*parts, **options):
         seen.append(None)

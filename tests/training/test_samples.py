@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NAMES
+from narrow import pixels
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
@@ -214,7 +215,7 @@ def test_unusable_images_are_samples_without_targets(fault, squashing, scenes, t
     assert not len(sample.targets.labels)
     batch = collate([sample, data[1, 1]])
     assert batch.problems == [sample.problem]
-    assert batch.images.shape[0] == 2
+    assert len(pixels(batch)) == 2
 
 
 class Failing(ShortestEdge):
@@ -272,20 +273,20 @@ def test_what_pre_processing_leaves_too_thin_is_one_line(scenes, tmp_path):
     )
     stretched = TrainingData(data, classes, ShortestEdge(), replace(PLAIN, multi_scale=True), 0)[0, 0]
     assert stretched.problem is None
-    assert min(stretched.image.shape[1:]) == 32
+    assert min(pixels(stretched).shape[1:]) == 32
 
 
 def test_collate_pads_right_and_bottom():
     images = [torch.full((3, 4, 9), 1.0), torch.full((3, 6, 5), 2.0)]
     batch = collate([Sample(image, no_targets()) for image in images])
-    assert batch.images.shape == (2, 3, 6, 9)
+    assert pixels(batch).shape == (2, 3, 6, 9)
     assert batch.pixel_mask.tolist() == [
         [[1] * 9] * 4 + [[0] * 9] * 2,
         [[1] * 5 + [0] * 4] * 6,
     ]
     for b, image in enumerate(images):
-        assert torch.equal(batch.images[b] != 0, batch.pixel_mask[b].bool().expand(3, -1, -1))
-        assert batch.images[b].sum() == image.sum()
+        assert torch.equal(pixels(batch)[b] != 0, batch.pixel_mask[b].bool().expand(3, -1, -1))
+        assert pixels(batch)[b].sum() == image.sum()
     assert batch.problems == []
 
 
@@ -314,6 +315,7 @@ def test_ground_truth_of_real_photographs():
             frame = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
             found = paste_probabilities(crop.numpy().astype(np.float32), frame, record.height, record.width)
             mask = found.above().full(record.height, record.width)
+            assert annotation.segmentation is not None
             truth = coco_mask.decode(segmentation_to_rle(annotation.segmentation, record.height, record.width)) > 0
             truth = truth[:, ::-1] if flipped else truth
             assert (mask & truth).sum() / (mask | truth).sum() > 0.9

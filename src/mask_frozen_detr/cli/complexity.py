@@ -4,7 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mask_frozen_detr.cli.loading import check_place
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.json_files import LIMIT
+from mask_frozen_detr.machine.regular_files import read_regular
 
 
 @dataclass
@@ -21,6 +24,7 @@ class Complexity:
         from mask_frozen_detr.paper.complexity import as_json, complexity_rows, format_table
 
         if self.json is not None:
+            check_place(self.json)
             _check_ours(self.json)
         rows = complexity_rows(self.table)
         print(format_table(rows))
@@ -33,7 +37,7 @@ def _check_ours(path: Path) -> None:
     if not path.exists():
         return
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_regular(path, LIMIT))
         ours = {"table", "row", "params", "macs"} <= set(rows[0])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         ours = False

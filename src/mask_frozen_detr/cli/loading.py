@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.machine.regular_files import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +75,10 @@ def check_at_least(least: int, **values: float) -> None:
 
 def check_place(path: Path) -> None:
     """Raises UserError where `path` cannot be written: before the work, not after it."""
+    check_regular(path, "the name of a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected the name of a file to write")

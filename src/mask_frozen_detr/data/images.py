@@ -4,10 +4,8 @@ Not in the paper. Pillow alone would cut 16-bit greys at 255 (nearly all of them
 their side and show what happens to lie beneath transparent pixels.
 """
 
-import errno
 import glob
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.machine.regular_files import check_regular
 
 ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101  # EXIF's and TIFF's tags
 MOST_PIXELS = 178_956_970  # Pillow's own limit
@@ -43,7 +42,7 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
     """
     path = Path(path)
     try:
-        check_regular(path)
+        check_regular(path, "an image file")
         with open_header(path, path) as file:
             file.load()
             image = _upright(file) if apply_exif else file
@@ -61,22 +60,6 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
         raise UserError(f"{path}: too large for this machine's memory; scale the image down") from None
     except Exception as error:  # whatever a damaged file brings about in a decoder
         raise UserError(f"{path}: the image is damaged or truncated ({reason(error)}); replace the file") from None
-
-
-def check_regular(path: Path) -> None:
-    """Raises UserError for what is no file with content: a pipe or a device would never end, a folder has no pixels."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UserError(f"{path}: is a link that leads back to itself, expected an image file") from None
-        raise
-    except RuntimeError:  # Python before 3.13, of links that lead back to themselves
-        raise UserError(f"{path}: is a link that leads back to itself, expected an image file") from None
-    if stat.S_ISDIR(mode):
-        raise UserError(f"{path}: is a folder, expected an image file")
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: is a pipe or a device, expected an image file")
 
 
 def open_header(source: Path | IO[bytes], name: str | Path) -> Image.Image:
@@ -105,7 +88,7 @@ def stored_orientation(path: Path) -> tuple[int, tuple[int, int]]:
     Raises UserError where the header cannot be read.
     """
     try:
-        check_regular(path)
+        check_regular(path, "an image file")
         with open_header(path, path) as file:
             tag = file.getexif().get(ORIENTATION, 1)
             size = file.size

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.regular_files import check_regular
 
 TORSO = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{16}\.part(?P<suffix>\.[^.]*)?")
 # What Pillow writes for a suffix. JPEG keeps full colour resolution, or thin coloured contours smear.
@@ -36,10 +37,11 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """`data` goes to a temporary file in `path`'s folder, made if need be, which then takes `path`'s place.
 
     Whatever goes wrong, an older file at `path` stays as it was and the temporary one is removed. A symbolic link at
-    `path` is replaced, what it points to stays. Raises UserError with path and reason where the disk is full or
-    writing is not permitted.
+    `path` is replaced, what it points to stays. Raises UserError with path and reason where the disk is full, writing
+    is not permitted, or a folder, pipe or device is at `path`.
     """
     path = Path(path)
+    check_regular(path)
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,12 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 def write_json_atomic(path: str | Path, data: Any, indent: int | None = 2) -> None:
     """Write `data` as JSON, as `write_bytes_atomic` does. numpy's numbers and arrays and paths are fine in it."""
-    write_text_atomic(path, json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n")
+    write_bytes_atomic(path, encode_json(data, indent))
+
+
+def encode_json(data: Any, indent: int | None = 2) -> bytes:
+    """What `write_json_atomic` writes: UTF-8 that ends with a line break."""
+    return (json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n").encode()
 
 
 def save_torch_atomic(path: str | Path, state: Any) -> None:

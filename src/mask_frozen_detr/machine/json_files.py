@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.regular_files import read_regular
 
 LIMIT = 16_000_000  # bytes: settings have a few thousand
 
@@ -17,15 +18,13 @@ def read_json_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
     deep, or holds NaN, infinity or text that is no Unicode.
     """
     try:
-        if not path.is_file():  # nor a pipe, which would be waited for
-            raise UserError(f"{path}: is missing, or no file")
-        if (size := path.stat().st_size) > limit:
-            raise UserError(f"{path}: found {size:,} bytes, expected at most {limit:,} for a file of settings")
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        content = json.loads(read_regular(path, limit), parse_constant=_refuse)
         for keys, value in walk(content):
             "".join((*keys[-1:], value if isinstance(value, str) else "")).encode()
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is missing") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except RecursionError as error:

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.machine.json_files import LIMIT
+from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.paper.config import ReproduceConfig
 from mask_frozen_detr.paper.reproduce_compare import METRICS, Comparison, Measured, compare, rank_correlation
 
@@ -151,7 +153,7 @@ def write_result(path: Path, result: TableResult) -> None:
 def read_result(path: Path) -> TableResult:
     """What `write_result` wrote, of this version or an older one. Raises UserError that names what is damaged."""
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(read_regular(path, LIMIT))
         if saved["format"] != FORMAT:
             raise UserError(
                 f"{path}: found format {saved['format']!r}, expected {FORMAT}; another --output starts anew"

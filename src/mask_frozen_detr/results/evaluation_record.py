@@ -9,8 +9,10 @@ import numpy as np
 
 from mask_frozen_detr.errors import UserError, printable, shorten
 from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 from mask_frozen_detr.results.scoring import COCO_DETECTIONS, counted
 
+LARGEST = 1_000_000_000  # bytes, of a file that holds an evaluation
 # 1, without the key: mask AP of small, medium and large objects is by box area. 2: by mask area.
 FORMAT = 2
 
@@ -126,7 +128,8 @@ def write_evaluation(path: Path, evaluation: Evaluation, **extra: Any) -> None:
 
 def check_evaluation_file(path: Path) -> None:
     """Raises UserError where `path` is there already and holds no evaluation: an annotation file, say."""
-    if path.is_file() and path.stat().st_size:
+    check_regular(path, "an evaluation")
+    if path.exists() and path.stat().st_size:
         try:
             read_evaluation(path)
         except UserError as error:
@@ -140,7 +143,7 @@ def read_evaluation(path: Path) -> Evaluation:
         return {key: float("nan") if value is None else float(value) for key, value in values.items()}
 
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(read_regular(path, LARGEST))
         newer = {"images_in_all", "categories_without_class", "max_detections", "score_threshold", "scorer"}
         known = {item.name for item in fields(LeftOut)}
         return Evaluation(

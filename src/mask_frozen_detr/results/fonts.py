@@ -16,6 +16,7 @@ from typing import Literal
 from PIL import ImageDraw, ImageFont
 
 from mask_frozen_detr.errors import JOINERS, UserError, printable, reason
+from mask_frozen_detr.machine.regular_files import check_regular
 
 Face = Path | None  # a font file; None is Pillow's own
 LETTERS_OF_A_LABEL = 60
@@ -30,6 +31,7 @@ def check_font(font: Path | None) -> None:
     """Raises UserError where `font` is no font file that Pillow can open."""
     if font is not None:
         try:
+            check_regular(font, "a TrueType or OpenType file")
             ImageFont.truetype(str(font), PROBE)
         except (OSError, ValueError) as error:
             raise UserError(

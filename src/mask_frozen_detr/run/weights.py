@@ -10,12 +10,14 @@ from torch import nn
 
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.files import write_bytes_atomic
+from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.run.description import CONFIG_FILE, WEIGHTS_FILE, RunConfig
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a regular file's bytes. Raises UserError for what is none, OSError where it cannot be read."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -33,7 +35,7 @@ def load_network_weights(network: nn.Module, path: Path, checksum: str | None = 
     checksum: the sha256 that it must have; None: of a run that did not note it.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         if checksum is not None and hashlib.sha256(data).hexdigest() != checksum:
             raise UserError(
                 f"{path}: the mask network's weights are damaged: the file is not what was written (sha256 expected: "
@@ -58,8 +60,9 @@ def load_network(saved: RunConfig, folder: Path) -> MaskNetwork:
     Raises UserError as `load_network_weights`, and where the description asks for what the weights cannot be.
     """
     path = folder / WEIGHTS_FILE
+    check_regular(path)
     try:
-        size = path.stat().st_size if path.is_file() else None
+        size = path.stat().st_size if path.exists() else None
         with torch.device("meta"):
             asked = 4 * sum(parameter.numel() for parameter in MaskNetwork(saved.network, saved.shapes).parameters())
     except (ValueError, RuntimeError, OverflowError) as error:

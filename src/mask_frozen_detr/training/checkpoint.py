@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import save_torch_atomic
+from mask_frozen_detr.machine.regular_files import check_regular
 
 CHECKPOINT_FILE = "checkpoint.pt"
 OLD_KEYS = {"step", "seconds", "learned", "optimizer", "averaged", "scaler", "problems", "totals", "config"}
@@ -25,6 +26,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Those of older versions have no digest: what is read of them is taken.
     """
+    check_regular(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file brings about

@@ -5,6 +5,8 @@ from array import array
 from collections.abc import Sequence
 
 from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.training.samples import TrainingData
 
 CHEAP = 256 * 2**20  # bytes of all pictures, up to which these are read
@@ -45,9 +47,8 @@ def _pictures(images: Sequence[ImageRecord]) -> str:
     hasher = hashlib.sha256()
     for record in images:
         try:
-            # A pipe or a device in a picture's place would never end.
-            content = record.path.read_bytes() if record.path.is_file() else b"cannot be read"
-        except OSError:
+            content = read_regular(record.path)
+        except (OSError, UserError):
             content = b"cannot be read"
         hasher.update(hashlib.sha256(content).digest())
     return hasher.hexdigest()

@@ -20,6 +20,7 @@ from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_bytes_atomic
+from mask_frozen_detr.machine.regular_files import check_regular
 
 NEEDED = {"queries", "logits", "boxes", "level0"}
 
@@ -91,8 +92,7 @@ class ViewStore:
         """None for what is not there, or damaged: it will be made, anew if need be, with a warning."""
         path = self.path(name)
         try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise ValueError("is no file")
+            check_regular(path)
             with safe_open(path, "pt") as file:
                 described = json.loads((file.metadata() or {})["view"])
                 tensors = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118  no dictionary

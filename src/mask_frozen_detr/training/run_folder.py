@@ -20,8 +20,10 @@ from typing import Any
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
 from mask_frozen_detr.machine.files import TORSO, sweep, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.json_files import LIMIT
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
+from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
@@ -186,6 +188,7 @@ class RunFolder:
         def write() -> None:
             self.check()
             try:
+                check_regular(path)
                 with open(path, "a") as file:
                     file.write(json.dumps(rounded) + "\n")
             except OSError as error:
@@ -199,7 +202,7 @@ class RunFolder:
         def write() -> None:
             self.check()
             metrics = self.path / METRICS_FILE
-            known = _digest(metrics.read_bytes() if metrics.exists() else b"")
+            known = _digest(read_regular(metrics) if metrics.exists() else b"")
             save_checkpoint(self.path / CHECKPOINT_FILE, {**state, "metrics": known, "config": asdict(self.record)})
 
         on_main(write)
@@ -276,7 +279,7 @@ def _training(output: Path) -> dict[str, Any]:
     """training.json as it is. Raises UserError where it cannot be read or is damaged."""
     path = output / TRAINING_FILE
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(read_regular(path, LIMIT))
         checksum = saved.pop("checksum", None)  # older versions wrote none
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -326,7 +329,7 @@ def _cut_metrics(path: Path, checkpoint: dict[str, Any]) -> None:
 
     Raises UserError where they are not the lines that the checkpoint was made after.
     """
-    data, known = path.read_bytes() if path.exists() else b"", checkpoint["metrics"]
+    data, known = read_regular(path) if path.exists() else b"", checkpoint["metrics"]
     if known is None:  # of an older version
         write_text_atomic(path, _whole_lines(data.decode(errors="replace"), checkpoint["step"]))
         return

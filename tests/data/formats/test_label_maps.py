@@ -56,6 +56,7 @@ def test_pascal_voc(tmp_path):
     (root / "ImageSets/Segmentation/train.txt").write_text("a\n")
     (root / "ImageSets/Segmentation/val.txt").write_text("b\n")
     data = load_data(tmp_path / "VOCdevkit")
+    assert data.val is not None
     assert [[record.path.name for record in split.images] for split in (data.train, data.val)] == [["a.jpg"], ["b.jpg"]]
     (record,) = data.train.images
     cat, dog, person = record.annotations

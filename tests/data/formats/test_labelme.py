@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def pairs(points: list[int]) -> list[list[int]]:
 
 def write(folder: Path, *shapes, name: str = "a", **changes) -> Path:
     draw(folder / f"{name}.png")
-    content = {
+    content: dict[str, Any] = {
         "version": "5.5.0",
         "flags": {},
         "shapes": list(shapes),
@@ -80,7 +81,7 @@ def test_a_group_is_one_object(tmp_path):
         shape(pairs(SQUARE), group=2),
     )
     (record,) = (data := load_split(tmp_path, "train")).images
-    assert [(data.categories[a.category_id], len(a.segmentation)) for a in record.annotations] == [
+    assert [(data.categories[a.category_id], len(a.segmentation or ())) for a in record.annotations] == [
         ("cat", 2),
         ("dog", 1),
         ("cat", 1),
@@ -94,6 +95,7 @@ def test_splits_names_and_sizes(tmp_path):
         write(tmp_path / split, shape(pairs(SQUARE), "zebra"), imageWidth=None, imagePath="..\\photos\\a.png")
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nzebra\ncat\n")
     data = load_data(tmp_path)
+    assert data.val is not None
     assert data.train.categories == data.val.categories == {1: "zebra", 2: "cat"}
     assert [(r.path, r.width) for r in data.val.images] == [(tmp_path / "val/a.png", W)]
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_version_1_without_attributes(tmp_path):
     assert len(data.images[0].annotations) == 1
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Any, str]] = {
     "lists of two lengths": (POLYGON | {"all_points_x": [1, 2]}, "polygon whose x and y are not two lists"),
     "an unknown shape": ({"name": "spiral"}, "shape of an unknown type"),
     "a box of words": ({"name": "rect", "x": "2", "y": 3, "width": 1, "height": 2}, "x, y, width, height are no"),

@@ -1,6 +1,7 @@
 """YOLO-seg: layouts as tools write them, polygons beside boxes, and every kind of broken line and data.yaml."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,7 +44,7 @@ def test_polygons_and_boxes_in_one_file(tmp_path):
         assert "2 classes" in found.summary()
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Ultralytics": ("images/train", "labels/train", {}),
     "with a root": ("images/train", "labels/train", {"path": "."}),
     "a root of another machine": ("images/train", "labels/train", {"path": "../datasets/pets"}),
@@ -72,7 +73,9 @@ def test_splits(tmp_path):
         (tmp_path / f"labels/{split}").mkdir()
         (tmp_path / f"labels/{split}/b.txt").write_text(LINES[0])
     (tmp_path / "images/test.txt").write_text("./test/b.png\n./test/gone.png\n")
-    assert load_data(tmp_path).val.images[0].path == tmp_path / "images/val/b.png"
+    val = load_data(tmp_path).val
+    assert val is not None
+    assert val.images[0].path == tmp_path / "images/val/b.png"
     test = load_split(tmp_path, "test")
     assert [record.path.name for record in test.images] == ["b.png"]
     assert test.left_out() == {"image file is missing": 1}
@@ -166,7 +169,7 @@ def test_a_picture_or_a_label_file_that_cannot_be_read(tmp_path):
     assert data.left_out() == {"label file cannot be read": 1, "image file cannot be read": 1}
 
 
-BAD_YAML = {
+BAD_YAML: dict[str, tuple[dict[str, Any], str]] = {
     "no names": ({"names": None, "nc": None}, "'names' is None, expected the names"),
     "names are a number": ({"names": 5}, "'names' is 5, expected the names"),
     "names by words": ({"names": {"cat": 0, "dog": 1}}, "'names' has the key 'cat', expected class numbers"),
