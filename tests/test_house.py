@@ -20,7 +20,7 @@ FLOORS = (
     ("results", "run"),
     ("sharing",),
     ("model",),
-    ("evaluation", "prediction", "latency", "pipeline", "serving"),
+    ("evaluation", "prediction", "annotation", "latency", "pipeline", "serving"),
     ("training",),
     ("paper", "demo"),
     ("cli", "registration"),

@@ -14,7 +14,7 @@ from mask_frozen_detr.data.classes import RunClasses, normalise
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
-from mask_frozen_detr.detectors.identity import SCHEME
+from mask_frozen_detr.detectors.identity import SCHEME, hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError, shorten
@@ -240,6 +240,18 @@ class MaskFrozenDetr(nn.Module):
             **held_out,
             "max_detections": self.max_detections,
             "preprocessing": self.detector.info.preprocessing.describe(),
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All of the model that decides what is found in a picture, as JSON, here and now: the precision as well."""
+        info, kind = self.detector.info, self.device.type
+        identity = {key: value for key, value in info.identity.as_dict().items() if key not in ("name", "revision")}
+        return {
+            "precision": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "torch.float32",
+            "detector": identity,
+            "mask_network": hash_weights(self.network),
+            "preprocessing": info.preprocessing.describe(),
+            "class_names": self.class_names,
         }
 
     @property

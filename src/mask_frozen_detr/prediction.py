@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from mask_frozen_detr.data.images import SUFFIXES, find_images, read_image
-from mask_frozen_detr.detectors.base import hash_weights
 from mask_frozen_detr.errors import UserError, printable, reason, shorten
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
@@ -164,16 +162,10 @@ def _as_found(one: Predicted, names: dict[int, str]) -> Picture:
 
 def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
     """All that decides what is found in a picture."""
-    info, kind = model.detector.info, model.device.type
-    identity = {key: value for key, value in info.identity.as_dict().items() if key not in ("name", "revision")}
     return {
         "score_threshold": options.score_threshold,
         "max_detections": options.max_detections,
-        "precision": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "torch.float32",
-        "detector": identity,
-        "mask_network": hash_weights(model.network),
-        "preprocessing": info.preprocessing.describe(),
-        "class_names": model.class_names,
+        **model.fingerprint(),
         **({} if (looked_for := model.class_indices(options.classes)) is None else {"classes": looked_for}),
     }
 

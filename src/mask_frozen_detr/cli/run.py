@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mask_frozen_detr.cli.annotate import Annotate
 from mask_frozen_detr.cli.benchmark import Benchmark
 from mask_frozen_detr.cli.complexity import Complexity
 from mask_frozen_detr.cli.convert import Convert
@@ -29,6 +30,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "annotate": Annotate,
     "serve": Serve,
     "benchmark": Benchmark,
     "demo": Demo,

@@ -1,0 +1,120 @@
+"""The masks that are most doubtful, first: as a page to look at and as pre-annotations to correct.
+
+Pre-annotations hold every object of the pictures that the doubtful masks are in, so that a picture is whole when it
+comes back from the labelling tool.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mask_frozen_detr.annotation.document import QUALITY, Document, OpenPicture, is_box
+from mask_frozen_detr.annotation.labelled_file import LabelledFile
+from mask_frozen_detr.annotation.preannotations import Shape, label_studio_task, labelme_file, polygons_of
+from mask_frozen_detr.annotation.review_page import Doubt, render_page, show_doubt
+from mask_frozen_detr.data.orientation import open_picture
+from mask_frozen_detr.data.validation import whole
+from mask_frozen_detr.errors import UserError, printable
+
+
+@dataclass(frozen=True)
+class ReviewPlaces:
+    """Where the parts of a review lie, beside the labelled file: X.json gives X.review.html and so on."""
+
+    page: Path
+    label_studio: Path
+    labelme: Path
+
+    @classmethod
+    def beside(cls, file: Path) -> "ReviewPlaces":
+        stem = file.name.removesuffix(".json")
+        return cls(*(file.with_name(f"{stem}.review{end}") for end in (".html", ".label-studio.json", ".labelme")))
+
+
+def check_review(file: LabelledFile) -> None:
+    """Raises UserError where the page or the pre-annotations would replace somebody else's file: before the work."""
+    places = ReviewPlaces.beside(file.path)
+    file.check_beside(places.page)
+    file.check_beside(places.label_studio)
+    if os.path.lexists(places.labelme) and (places.labelme.is_symlink() or not places.labelme.is_dir()):
+        raise UserError(f"{printable(str(places.labelme))}: is there already and no folder; name another --output")
+
+
+def write_review(file: LabelledFile, categories: Mapping[int, str], most: int) -> str:
+    """Write the `most` doubtful of the masks that were added; returns where they are. Called when all masks are there.
+
+    Raises UserError where a file of that name is somebody else's, or was edited.
+    """
+    document, places = file.document, ReviewPlaces.beside(file.path)
+    page: list[Doubt] = []
+    pictures: dict[int, OpenPicture] = {}
+    for picture, place in _most_doubtful(file, most):
+        record = picture.record
+        with contextlib.suppress(UserError):  # it has gone since
+            shape, number = _shape(document.entry(place), categories), document.entry(place).get("id")
+            page.append(show_doubt(open_picture(record, record.orientation), shape, f"{record.path}, object {number}"))
+            pictures[record.id] = picture
+    tasks: list[dict[str, Any]] = []
+    files: dict[Path, bytes] = {}
+    for picture in pictures.values():
+        shapes = sorted(_shapes_of(picture, document, categories), key=_doubt)
+        tasks.append(label_studio_task(picture.record, shapes, document.root))
+        file_of_picture = _labelme_place(places.labelme, picture.record.path, files)
+        files[file_of_picture] = _encode(labelme_file(picture.record, shapes, places.labelme))
+    files[places.label_studio] = _encode(tasks)
+    files[places.page] = render_page(page, file.path.name, document.boxes - len(file.empty)).encode()
+    file.write_beside(files)
+    return f"the {len(page)} most doubtful: {places.page}, {places.label_studio.name} and {places.labelme.name}"
+
+
+def _most_doubtful(file: LabelledFile, most: int) -> list[tuple[OpenPicture, int]]:
+    """Those without any pixel first, then by quality."""
+    found = []
+    for picture in file.document.open:
+        for place in picture.places:
+            if place in file.empty:
+                found.append((0.0, place, picture))
+            elif QUALITY in file.document.entry(place):
+                found.append((file.document.entry(place)[QUALITY], place, picture))
+    found.sort(key=lambda one: one[:2])
+    return [(picture, place) for _, place, picture in found[:most]]
+
+
+def _shapes_of(picture: OpenPicture, document: Document, categories: Mapping[int, str]) -> list[Shape]:
+    """The objects of a picture that had a mask before, and those that were asked for one."""
+    before = [
+        Shape(categories[one.category_id], one.bbox, polygons_of(one.segmentation))
+        for one in picture.record.annotations
+        if one.segmentation is not None and not (document.redraw and is_box(one.segmentation, one.bbox))
+    ]
+    return before + [_shape(document.entry(place), categories) for place in picture.places]
+
+
+def _shape(entry: Mapping[str, Any], categories: Mapping[int, str]) -> Shape:
+    category = whole(entry["category_id"])
+    name = categories.get(-1 if category is None else category, str(category))
+    x, y, w, h = entry["bbox"]
+    made = QUALITY in entry
+    return Shape(name, (x, y, w, h), polygons_of(entry["segmentation"]) if made else [], entry.get(QUALITY, 0.0))
+
+
+def _doubt(shape: Shape) -> float:
+    return math.inf if shape.quality is None else shape.quality
+
+
+def _labelme_place(folder: Path, picture: Path, taken: dict[Path, Any]) -> Path:
+    """NAME.json, as LabelMe looks for it; of several pictures of one name the later ones are numbered."""
+    path, count = folder / f"{picture.stem}.json", 1
+    while path in taken:
+        count += 1
+        path = folder / f"{picture.stem}-{count}.json"
+    return path
+
+
+def _encode(content: Any) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
