@@ -21,7 +21,19 @@ from mask_frozen_detr.results import inference
 from mask_frozen_detr.training.presets import preset
 
 TINY = [
-    *["--image-layers", "1", "--box-layers", "1", "--mask-width", "8", "--roi-size", "8", "--iterations", "2"],
+    *[
+        "--image-layers",
+        "1",
+        "--box-layers",
+        "1",
+        "--mask-width",
+        "8",
+        "--roi-size",
+        "8",
+        "--iterations",
+        "2",
+        "--no-report",
+    ],
     *["--workers", "0", "--min-box-iou", "0"],
 ]
 COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"

@@ -21,6 +21,7 @@ FLOORS = (
     ("sharing",),
     ("model",),
     ("evaluation", "prediction", "annotation", "latency", "pipeline", "serving"),
+    ("report",),
     ("training",),
     ("paper", "demo"),
     ("cli", "registration"),

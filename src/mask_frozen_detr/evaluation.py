@@ -5,14 +5,12 @@ grow with resolution, only by some kilobytes an image.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -29,6 +27,7 @@ from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.regular_files import check_regular
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.results.coco_results import BOX_KEYS, KINDS, MASK_KEYS, coco_results, coco_truth
 from mask_frozen_detr.results.evaluation_record import (
     Evaluation,
     LeftOut,
@@ -38,25 +37,40 @@ from mask_frozen_detr.results.evaluation_record import (
 )
 from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.paste import Crop
-from mask_frozen_detr.results.rle import crop_to_rle
-from mask_frozen_detr.results.scoring import metric_names, score, scorer_name
+from mask_frozen_detr.results.scoring import Scores, metric_names, score, scorer_name
 
 __all__ = [
     "METRICS",
     "Evaluation",
     "LeftOut",
+    "Measured",
     "check_evaluation_file",
     "check_results_files",
     "evaluate",
+    "measure",
     "read_evaluation",
     "results_files",
     "write_evaluation",
 ]
 
 METRICS = metric_names()
-BOX_KEYS = ("image_id", "category_id", "bbox", "score")  # of COCO results, in the order in which they are written
-MASK_KEYS = ("image_id", "category_id", "score", "segmentation")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation, and what it was made from.
+
+    classes: which detector class is which category. images: those that the figures are of. found: COCO results with
+    boxes, masks and both scores: "score" is the mask's, "class_score" the detector's.
+    """
+
+    evaluation: Evaluation
+    classes: ClassMap
+    categories: dict[int, str]
+    images: list[ImageRecord]
+    found: list[dict[str, Any]]
+    box: Scores
+    mask: Scores
 
 
 class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
@@ -88,6 +102,23 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     network: MaskNetwork | None = None,
 ) -> Evaluation:
+    """Run `model` over `data` and score boxes and masks: `measure`, and of that the figures alone."""
+    return measure(
+        model, data, batch, workers, max_detections, score_threshold, results_file, progress, network
+    ).evaluation
+
+
+def measure(
+    model: MaskFrozenDetr,
+    data: CocoData,
+    batch: int = 1,
+    workers: int = 0,
+    max_detections: int | None = None,
+    score_threshold: float = 0.0,
+    results_file: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    network: MaskNetwork | None = None,
+) -> Measured:
     """Run `model` over `data` and score boxes and masks.
 
     max_detections: detections an image; None takes what the model was trained with, COCO's 100 if nothing else. More
@@ -128,31 +159,39 @@ def evaluate(
     problems = [problem for _, problem in unused]
     if len(problems) == len(data.images):
         raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
-    boxes, masks = _as_boxes(entries), _as_masks(entries)
-    if results_file is not None and state.is_main_process:
-        for path, part in zip(results_files(results_file), (boxes, masks), strict=True):
-            write_json_atomic(path, part, indent=None)
     skipped = {image_id for image_id, _ in unused}
-    box = score(_truth(data, classes, skipped, "bbox"), boxes, "bbox", max_detections)
-    mask = score(_truth(data, classes, skipped, "segm"), masks, "segm", max_detections)
+    images = [record for record in data.images if record.id not in skipped]
+    if results_file is not None and state.is_main_process:
+        for path, kind in zip(results_files(results_file), KINDS, strict=True):
+            write_json_atomic(path, coco_results(entries, kind), indent=None)
+    box, mask = (
+        score(
+            coco_truth(images, data.categories, classes.index_of, kind),
+            coco_results(entries, kind),
+            kind,
+            max_detections,
+        )
+        for kind in KINDS
+    )
     faults = data.left_out()
     missing = faults.pop(MISSING_PICTURE, 0) + faults.pop(UNREADABLE_PICTURE, 0)
-    return Evaluation(
+    evaluation = Evaluation(
         box.figures,
         mask.figures,
         box.by_class,
         mask.by_class,
-        len(data.images) - len(problems),
+        len(images),
         time.perf_counter() - start,
         classes.summary(),
         problems,
         len(data.images) + missing,
-        _left_out(data, classes, skipped, missing, faults),
+        _left_out(images, classes, missing, len(problems), faults),
         list(classes.unmatched_categories),
         max_detections,
         score_threshold,
         scorer_name(),
     )
+    return Measured(evaluation, classes, data.categories, images, entries, box, mask)
 
 
 def results_files(path: Path) -> tuple[Path, Path]:
@@ -257,68 +296,14 @@ def _problem(record: ImageRecord, error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{printable(str(record.path))}: {text}"
 
 
-def _as_boxes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Boxes are ranked by the detector's own scores: box AP is the detector's, with masks or without."""
-    return [{key: entry["class_score" if key == "score" else key] for key in BOX_KEYS} for entry in entries]
-
-
-def _as_masks(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Masks by their own scores, without boxes: see `score`."""
-    return [{key: entry[key] for key in MASK_KEYS} for entry in entries]
-
-
-def _truth(data: CocoData, classes: ClassMap, skipped: set[int], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
-    """COCO's ground truth, without the categories that the detector lacks and the images that could not be used.
-
-    Annotations are numbered from 1. Of masks, an object without one is a crowd that covers its box: COCOeval takes
-    intersection / detection as the overlap with a crowd, so that whatever would be right for some mask within the box
-    is ignored, at each threshold, and nothing is missed where nothing is found.
-    """
-    images = [record for record in data.images if record.id not in skipped]
-    annotations: list[dict[str, Any]] = []
-    for record in images:
-        for a in record.annotations:
-            if a.category_id not in classes.index_of:
-                continue
-            unknown = a.segmentation is None
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": record.id,
-                "category_id": a.category_id,
-                "bbox": list(a.bbox),
-                "area": a.area,
-                "iscrowd": int(a.iscrowd or (unknown and kind == "segm")),
-            }
-            if kind == "segm":
-                entry["segmentation"] = _covering(a.bbox, record) if unknown else _plain(a.segmentation)
-            annotations.append(entry)
-    return {
-        "images": [{"id": r.id, "width": r.width, "height": r.height, "file_name": r.path.name} for r in images],
-        "annotations": annotations,
-        "categories": [{"id": key, "name": name} for key, name in data.categories.items() if key in classes.index_of],
-    }
-
-
-def _plain(segmentation: Any) -> Any:
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
-    return segmentation
-
-
-def _covering(box: Sequence[float], record: ImageRecord) -> dict[str, Any]:
-    """Run lengths of all pixels that a box x, y, w, h touches."""
-    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
-    x1, y1 = min(record.width, math.ceil(box[0] + box[2])), min(record.height, math.ceil(box[1] + box[3]))
-    covered = np.ones((max(0, y1 - y0), max(0, x1 - x0)), bool)
-    return crop_to_rle(Crop(x0, y0, covered), record.height, record.width)
-
-
-def _left_out(data: CocoData, classes: ClassMap, skipped: set[int], missing: int, faults: dict[str, int]) -> LeftOut:
-    annotations = [a for record in data.images if record.id not in skipped for a in record.annotations]
+def _left_out(
+    images: list[ImageRecord], classes: ClassMap, missing: int, unreadable: int, faults: dict[str, int]
+) -> LeftOut:
+    annotations = [a for record in images for a in record.annotations]
     scored = [a for a in annotations if a.category_id in classes.index_of]
     return LeftOut(
         missing,
-        len(skipped),
+        unreadable,
         dict(faults),
         len(annotations) - len(scored),
         sum(a.segmentation is None for a in scored),

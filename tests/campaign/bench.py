@@ -15,7 +15,7 @@ from typing import Any
 from campaign.commands import Command, Ran, command_line, run
 
 STEPS = 9
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
     "plain": "--workers 0",
@@ -27,7 +27,7 @@ VARIANTS = {
     "all": "--workers 2 --ema 0.9 --batch 4 --accumulate 2 --log-every 2 --finetune full",
     "all with a cache": "--workers 1 --ema 0.9 --batch 4 --accumulate 2 --cache {folder}/cache",
 }
-CLOCKS = {"images_per_second", "device_hours"}
+CLOCKS = {"images_per_second", "device_hours", "peak_memory_gb"}
 
 
 @dataclass(frozen=True)

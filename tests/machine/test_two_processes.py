@@ -34,7 +34,7 @@ from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE
 
 STEPS = 5
 OPTIONS = f"--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --workers 0 --iterations {STEPS} --batch 4 \
---log-every 1 --precision fp32 --min-box-iou 0 --lr 1e-3 --max-detections 20"
+--log-every 1 --precision fp32 --min-box-iou 0 --lr 1e-3 --max-detections 20 --no-report"
 
 
 def free_port() -> str:

@@ -439,7 +439,7 @@ def test_samples_without_a_cache_are_as_before(small, scenes):
 
 # --- training with it ---
 
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = "--iterations 8 --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --workers 0 --precision fp32"
 
 

@@ -27,7 +27,7 @@ from mask_frozen_detr.training.run_folder import TRAINING_FILE
 from mask_frozen_detr.training.samples import TrainingData, collate
 from mask_frozen_detr.training.step import step_losses
 
-CONFIG = TrainConfig(iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0)
+CONFIG = TrainConfig(iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0, report=False)
 LABELS = [
     {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.6, 0.3, 0.2]])},
     {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])},

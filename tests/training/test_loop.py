@@ -36,7 +36,7 @@ from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, 
 from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate, no_targets
 from mask_frozen_detr.training.step import step_losses
 
-CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
+CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32", report=False)
 
 
 def build(detector, network: MaskNetworkConfig, seed: int = 0) -> MaskFrozenDetr:
@@ -582,7 +582,7 @@ def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny
     """The same batches, shared out; in some steps one process has no matched query and the other has."""
     options = (
         "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 5 --batch 4 --workers 0 --log-every 1"
-        " --lr 1e-3 --min-box-iou 0.3 --no-sampled-points --evaluate-every 3"
+        " --lr 1e-3 --min-box-iou 0.3 --no-sampled-points --evaluate-every 3 --no-report"
     )
     for world in (1, 2):
         output, port = tmp_path / str(world), free_port()
@@ -621,7 +621,7 @@ def test_periodic_evaluation(squashing, scenes, tiny_network, tmp_path):
     found = train(build(squashing, tiny_network), scenes[0], scenes[1], tmp_path, config, quiet=True)
     assert found is not None
     assert found.images == len(scenes[1].images)
-    assert {path.name for path in tmp_path.glob("evaluation-*")} == {"evaluation-2.json", "evaluation-4.json"}
+    assert {path.name for path in tmp_path.glob("evaluation-*.json")} == {"evaluation-2.json", "evaluation-4.json"}
     assert json.loads((tmp_path / "evaluation-4.json").read_text())["step"] == 4
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
 

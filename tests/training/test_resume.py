@@ -25,7 +25,7 @@ from mask_frozen_detr.training import records, run_folder, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
     "plain": "--workers 0",
@@ -33,7 +33,7 @@ VARIANTS = {
     "a loader process": "--workers 1 --ema 0.5",
     "fine-tuning": "--workers 0 --finetune partial --ema 0.5",
 }
-CLOCKS = {"images_per_second", "device_hours"}
+CLOCKS = {"images_per_second", "device_hours", "peak_memory_gb"}
 
 Killer = Callable[[], None]
 
@@ -150,7 +150,7 @@ MOMENTS: dict[str, Killer] = {
     "before a checkpoint takes its place": at_call(files.os, "replace", 2, only=CHECKPOINT_FILE),
     "with half a line of metrics written": in_the_midst_of_a_line,
     "before the weights are written": at_call(model, "save_network_weights", 1),
-    "in the last evaluation": at_call(records, "evaluate", 1),
+    "in the last evaluation": at_call(records, "measure", 1),
     "in the write of that evaluation": at_call(files.os, "replace", 1, only=f"evaluation-{STEPS}"),
     "before the checkpoint is given up": at_call(Path, "unlink", 1, only=CHECKPOINT_FILE),
 }
@@ -283,7 +283,7 @@ def test_what_does_not_decide_the_weights_may_change(command, killed, undisturbe
 
 def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch):
     before = contents(undisturbed("plain"))
-    monkeypatch.setattr(records, "evaluate", None)  # calling it would fail
+    monkeypatch.setattr(records, "measure", None)  # calling it would fail
     assert main(command(undisturbed("plain"), "plain", "--resume")) == 0
     shown = capsys.readouterr()
     assert "finished" in shown.err
@@ -382,7 +382,8 @@ def test_bad_checkpoints_are_refused(kind, command, killed, capsys, tmp_path):
 
 def test_the_folder_says_what_made_it(undisturbed, squashing_folder):
     names = {path.name for path in undisturbed("plain").iterdir()}
-    assert names == {CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, METRICS_FILE, f"evaluation-{STEPS}.json", "tensorboard"}
+    evaluation = {f"evaluation-{STEPS}.json", f"evaluation-{STEPS}.jpg"}
+    assert names == {CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, METRICS_FILE, "tensorboard", "best", *evaluation}
     saved = json.loads((undisturbed("plain") / CONFIG_FILE).read_text())
     assert saved["detector"]["name"] == str(squashing_folder)
     resolved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())

@@ -18,7 +18,7 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import records, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8"
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = "--iterations 4 --checkpoint-every 2 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32 --workers 0"
 Command = Callable[..., list[str]]
 
@@ -61,13 +61,13 @@ def stop_in_step(number: int, kind: signal.Signals, waits: bool) -> None:
 
 
 def stop_in_evaluation(kind: signal.Signals) -> None:
-    original = records.evaluate
+    original = records.measure
 
     def evaluate(*parts, **options):
         os.kill(os.getpid(), kind)
         return original(*parts, **options)
 
-    records.evaluate = evaluate
+    records.measure = evaluate
 
 
 def stopped(arguments: list[str], patch: Callable, *options: object) -> None:
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on(patch, options, code, command, finished_once, tmp
     assert run_stopped(command(output, *more), patch, *options) == code
     assert (output / CHECKPOINT_FILE).exists()
     check_goes_on(output, lambda output, *rest: command(output, *more, *rest), finished_once)
-    assert {path.name for path in output.glob("evaluation-*")} == {"evaluation-3.json", "evaluation-4.json"}
+    assert {path.name for path in output.glob("evaluation-*.json")} == {"evaluation-3.json", "evaluation-4.json"}
 
 
 def test_a_second_signal_ends_at_once(command, tmp_path):
@@ -247,7 +247,7 @@ def test_overwrite_removes_what_the_run_wrote_and_nothing_else(finished, command
     assert json.loads(left[TRAINING_FILE])["seed"] == 1
 
 
-@pytest.mark.parametrize("name", ["evaluation-2.json", "detector/config.json"])
+@pytest.mark.parametrize("name", ["evaluation-2.json", "evaluation-2.jpg", "detector/config.json"])
 def test_overwrite_that_would_replace_a_users_file_is_refused(name, finished, command, capsys):
     plant(finished, [name])
     before = contents(finished)

@@ -40,6 +40,9 @@ class Evaluate:
     json: Path | None = None
     # Write COCO results for the test server: X.json gives X.bbox.json and X.segm.json.
     results_file: Path | None = None
+    # Write a page to look at, report.html in this folder: figures by class and size, curves, the worst and best masks.
+    # Needs the extra report.
+    report: Path | None = None
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
     device: str | None = None
     # Images a forward pass: more are faster on a GPU, and need memory.
@@ -72,14 +75,19 @@ class Evaluate:
     def run(self) -> None:
         from mask_frozen_detr.data.class_choice import read_choice
         from mask_frozen_detr.data.load import load_split
-        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, evaluate, write_evaluation
+        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, measure, write_evaluation
         from mask_frozen_detr.machine.precision import autocast
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.machine.progress import Progress
+        from mask_frozen_detr.report.history import read_history
+        from mask_frozen_detr.report.page import check_report, report_path, write_report
 
-        for file in (self.json, self.results_file):
+        page = None if self.report is None else report_path(self.report)
+        for file in (self.json, self.results_file, page):
             if file is not None:
                 check_place(file)
+        if self.report is not None:
+            check_report(self.report)
         if self.json is not None:
             check_evaluation_file(self.json)
         if self.results_file is not None:
@@ -100,7 +108,7 @@ class Evaluate:
         first = processes().is_main_process
         bar = Progress("evaluating", len(data.images), quiet=not first)
         with autocast(self.precision, model.device):
-            evaluation = evaluate(
+            measured = measure(
                 model,
                 data,
                 self.batch,
@@ -113,9 +121,14 @@ class Evaluate:
         bar.close()
         if not first:
             return
+        evaluation = measured.evaluation
         print(safe(evaluation.classes), file=sys.stderr)
         for problem in evaluation.problems:
             print(safe(f"skipped: {problem}"), file=sys.stderr)
         print(safe(evaluation.table(self.by_class)))
         if self.json is not None:
             write_evaluation(self.json, evaluation, model=self.model, data=str(self.data), split=self.split)
+        if self.report is not None:
+            name = f"{Path(self.model).name} on {self.data.name}, {self.split}"
+            written = write_report(self.report, name, measured, read_history(Path(self.model)))
+            print(safe(f"to look at: {written}"), file=sys.stderr)

@@ -11,6 +11,7 @@ import tyro
 
 from mask_frozen_detr.cli.annotate import Annotate
 from mask_frozen_detr.cli.benchmark import Benchmark
+from mask_frozen_detr.cli.compare import Compare
 from mask_frozen_detr.cli.complexity import Complexity
 from mask_frozen_detr.cli.convert import Convert
 from mask_frozen_detr.cli.demo import Demo
@@ -29,6 +30,7 @@ ABOUT = "Instance masks for the DETR detector you already trust. `COMMAND --help
 COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
+    "compare": Compare,
     "predict": Predict,
     "annotate": Annotate,
     "serve": Serve,

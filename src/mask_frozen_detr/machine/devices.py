@@ -5,6 +5,8 @@ at a number that lies there. Pixel masks, matches and targets therefore stay on 
 memory.
 """
 
+import platform
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,18 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Gigabytes that this process has taken at most: of a CUDA device its tensors', else of the host.
+
+    nan where the system does not tell: on Windows.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

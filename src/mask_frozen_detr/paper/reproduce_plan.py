@@ -79,6 +79,7 @@ class PlannedRow:
             warmup=warmup,
             checkpoint_every=max(1, math.ceil(iterations / 10)),
             log_every=max(1, math.ceil(iterations / 50)),
+            report=False,  # that of the table tells of all rows
         )
 
 

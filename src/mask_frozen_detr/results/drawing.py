@@ -112,6 +112,36 @@ def draw_wall(rows: Sequence[Sequence[Image.Image]], column_titles: Sequence[str
     return _stack([_row(blank, cell, column_titles), *(_row(row, cell) for row in rows)])
 
 
+def draw_piece(
+    image: Image.Image,
+    around: tuple[int, int, int, int],
+    side: int,
+    shown: Sequence[tuple[np.ndarray | None, Sequence[float], Colour]],
+) -> Image.Image:
+    """The rectangle x0, y0, x1, y1 of `image`, its longer side at `side` pixels, with masks and boxes without labels.
+
+    shown: for each object its mask as (H, W) bool, if there is one, its box x, y, w, h, and its colour.
+    """
+    x0, y0, x1, y1 = around
+    piece = _fit(image.crop(around), side)
+    scale = piece.width / (x1 - x0), piece.height / (y1 - y0)
+    canvas = np.array(piece)
+    masks = [(mask, colour) for mask, _, colour in shown if mask is not None]
+    crops = [
+        Crop(0, 0, np.array(Image.fromarray(mask[y0:y1, x0:x1]).resize(piece.size, Image.Resampling.NEAREST)))
+        for mask, _ in masks
+    ]
+    _draw_masks(canvas, crops, [colour for _, colour in masks], 2)
+    piece = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(piece)
+    for _, (x, y, w, h), colour in shown:
+        left, top = (x - x0) * scale[0], (y - y0) * scale[1]
+        draw.rectangle(
+            (left, top, max(left, left + w * scale[0] - 1), max(top, top + h * scale[1] - 1)), outline=colour
+        )
+    return piece
+
+
 def _overlay(
     image: Image.Image, instances: Instances, texts: Sequence[str], font: Path | None, masks: bool = True
 ) -> Image.Image:

@@ -6,13 +6,13 @@ Letters: N instances, H × W image.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mask_frozen_detr.results.contours import trace_contours
 from mask_frozen_detr.results.paste import Crop
-from mask_frozen_detr.results.rle import crop_to_rle
+from mask_frozen_detr.results.rle import crop_to_rle, rle_to_crop
 
 if TYPE_CHECKING:
     import supervision
@@ -56,6 +56,27 @@ class Instances:
         """No instance at all."""
         none = np.zeros(0, np.float32)
         return cls(none.reshape(0, 4), none, none, none.astype(np.int64), [], [], height, width, [])
+
+    @classmethod
+    def from_coco(
+        cls, entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], height: int, width: int
+    ) -> "Instances":
+        """From entries of one H × W image as `to_coco` makes them; names: category id → name.
+
+        "class_score" is the detector's own score where an entry has one. labels: the category ids.
+        """
+        boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return cls(
+            boxes=boxes,
+            scores=np.array([entry["score"] for entry in entries], np.float32),
+            class_scores=np.array([entry.get("class_score", entry["score"]) for entry in entries], np.float32),
+            labels=np.array([entry["category_id"] for entry in entries], np.int64),
+            names=[names[entry["category_id"]] for entry in entries],
+            crops=[rle_to_crop(entry["segmentation"]) for entry in entries],
+            height=height,
+            width=width,
+        )
 
     def __len__(self) -> int:
         return len(self.scores)

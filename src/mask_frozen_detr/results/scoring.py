@@ -17,10 +17,14 @@ COCO_DETECTIONS = 100  # an image, in COCO's own figures
 
 @dataclass(frozen=True)
 class Scores:
-    """In percent, nan where there is nothing to measure. figures: see `metric_names`. by_class: AP by class name."""
+    """In percent, nan where there is nothing to measure. figures: see `metric_names`. by_class: AP by class name.
+
+    curves: (T, R) precision at COCO's IoU thresholds and recalls, the mean over classes; AP is its mean.
+    """
 
     figures: dict[str, float]
     by_class: dict[str, float]
+    curves: np.ndarray
 
 
 def counted(max_detections: int) -> int:
@@ -52,15 +56,8 @@ def score(
     results file. Those scored as "segm" must be without "bbox": from it `loadRes` takes the area, and small, medium
     and large would be split by boxes. max_detections: more than 100 are counted where there are more.
     """
-    assert kind == "bbox" or not any("bbox" in entry for entry in entries)
-    _, data_set, evaluation = _scorer()
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it does
-        ground = data_set()
-        ground.dataset = truth
-        ground.createIndex()
-        scorer = evaluation(ground, _results(ground, entries, data_set), kind)
-        scorer.params.maxDets = [1, 10, counted(max_detections)]
-        scorer.evaluate()
+    scorer = _compared(truth, entries, kind, max_detections)
+    with contextlib.redirect_stdout(io.StringIO()):
         scorer.accumulate()
     precision = np.asarray(scorer.eval["precision"])  # (T, R, K, A, M)
     recall = np.asarray(scorer.eval["recall"])  # (T, K, A, M)
@@ -72,7 +69,77 @@ def score(
     figures = dict(zip(metric_names(max_detections), map(_percent, values), strict=True))
     names = _unique_names(truth["categories"])
     by_class = {names[category]: _percent(overall[:, :, k]) for k, category in enumerate(scorer.params.catIds)}
-    return Scores(figures, by_class)
+    measured = overall[:, :, (overall > -1).all((0, 1))]
+    curves = 100 * measured.mean(-1) if measured.size else np.full(overall.shape[:2], np.nan)
+    return Scores(figures, by_class, curves)
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """How one class's detections met objects of one size, best scores first: what `score` accumulates.
+
+    image: (D,) place of each detection's image in the truth. right, wrong: (T, D) whether it finds an object, or none,
+    at each of COCO's IoU thresholds; neither where it is ignored. objects: (I,) those to be found, by image.
+    """
+
+    image: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    objects: np.ndarray
+
+
+def class_matches(
+    truth: dict[str, Any],
+    entries: list[dict[str, Any]],
+    kind: Literal["bbox", "segm"],
+    size: int = 0,
+    max_detections: int = COCO_DETECTIONS,
+) -> list[ClassMatches]:
+    """For each class, in the order of ids. size: 0 all, 1 small, 2 medium, 3 large. Other arguments as of `score`."""
+    scorer = _compared(truth, entries, kind, max_detections)
+    place = {image["id"]: number for number, image in enumerate(truth["images"])}
+    span = list(scorer.params.areaRng[size])
+    thresholds = len(scorer.params.iouThrs)
+    by_class: dict[int, list[dict[str, Any]]] = {category: [] for category in scorer.params.catIds}
+    for one in scorer.evalImgs:
+        if one is not None and list(one["aRng"]) == span:
+            by_class[one["category_id"]].append(one)
+    return [
+        _join(sorted(many, key=lambda one: place[one["image_id"]]), place, thresholds) for many in by_class.values()
+    ]
+
+
+def _join(images: list[dict[str, Any]], place: dict[int, int], thresholds: int) -> ClassMatches:
+    objects = np.zeros(len(place), np.int64)
+    for one in images:
+        objects[place[one["image_id"]]] = np.count_nonzero(~np.asarray(one["gtIgnore"], bool))
+    counts = [len(one["dtScores"]) for one in images]
+    found = np.repeat([place[one["image_id"]] for one in images], counts).astype(np.int64)
+    scores = np.concatenate([np.asarray(one["dtScores"], np.float64) for one in images] or [np.zeros(0)])
+
+    def flags(key: str) -> np.ndarray:
+        parts = [np.asarray(one[key], np.int64).reshape(thresholds, -1) > 0 for one in images]
+        return np.concatenate(parts or [np.zeros((thresholds, 0), bool)], axis=1)
+
+    order = np.argsort(-scores, kind="mergesort")  # as COCOeval sorts: of equal scores the first image comes first
+    matched, ignored = flags("dtMatches")[:, order], flags("dtIgnore")[:, order]
+    return ClassMatches(found[order], matched & ~ignored, ~matched & ~ignored, objects)
+
+
+def _compared(
+    truth: dict[str, Any], entries: list[dict[str, Any]], kind: Literal["bbox", "segm"], max_detections: int
+) -> Any:
+    """A COCOeval whose `evaluate` is done."""
+    assert kind == "bbox" or not any("bbox" in entry for entry in entries)
+    _, data_set, evaluation = _scorer()
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it does
+        ground = data_set()
+        ground.dataset = truth
+        ground.createIndex()
+        scorer = evaluation(ground, _results(ground, entries, data_set), kind)
+        scorer.params.maxDets = [1, 10, counted(max_detections)]
+        scorer.evaluate()
+    return scorer
 
 
 def _scorer() -> tuple[str, Any, Any]:

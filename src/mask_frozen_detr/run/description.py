@@ -14,6 +14,8 @@ from mask_frozen_detr.machine.json_files import read_json_object
 from mask_frozen_detr.network import MaskNetworkConfig
 
 CONFIG_FILE = "mask_frozen_detr.json"
+TRAINING_FILE = "training.json"
+METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "mask_network.safetensors"
 DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
 TRAINING_FILE = "training.json"  # how a run was trained

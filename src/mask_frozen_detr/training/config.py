@@ -9,6 +9,8 @@ from mask_frozen_detr.errors import UserError, check_choice, check_flag, check_n
 from mask_frozen_detr.machine.config import Precision
 
 MOST_SEED = (1 << 32) - 1  # numpy's
+EVALUATIONS = 10  # a run, where nothing else is asked for, with that of the end
+EVALUATED = 0.1  # images that evaluations on the way may look at, as a share of those that training sees
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,23 @@ class TrainConfig:
     workers: int = -1
     # Boxes an image that get masks in evaluation; the paper takes 300 for DINO with FocalNet-L.
     max_detections: int = 100
-    # Iterations between evaluations on the val split; 0 evaluates at the end only.
-    evaluate_every: int = 0
+    # Iterations between evaluations on the val split. By default ten a run, and fewer where they would look at more
+    # images than a tenth of those that training sees; 0 evaluates at the end only.
+    evaluate_every: int | None = None
+    # Val images of an evaluation on the way, a choice that the seed fixes; 0 takes all. At the end all are taken.
+    evaluate_images: int = 500
+    # Stop once so many evaluations in a row have found no better mask AP; 0 goes on to the end.
+    patience: int = 0
     # Iterations between checkpoints: what a killed run loses at most.
     checkpoint_every: int = 500
     # Iterations between lines of metrics.jsonl.
     log_every: int = 20
+    # Trackers that get the same figures, by accelerate's names with commas between: tensorboard,wandb,mlflow,… auto
+    # takes tensorboard where it is installed; none takes none.
+    log: str = "auto"
+    # Write report.html at the end: curves, figures by class and size, the worst and the best masks. Needs the extra
+    # report; without it a run goes without the page.
+    report: bool = True
     # What masks are judged by; the defaults are the field's usual ones.
     loss: LossConfig = field(default_factory=LossConfig)
     # What is drawn anew for each training image. Sizes are the paper's, scaled to the detector's own.
@@ -136,8 +149,13 @@ class TrainConfig:
         check_number("batch", self.batch, 1, 1 << 16, whole=True)
         for name in ("accumulate", "max_detections", "checkpoint_every", "log_every"):
             check_number(name, getattr(self, name), 1, whole=True)
-        for name in ("evaluate_every", "warmup"):
+        for name in ("evaluate_images", "patience", "warmup"):
             check_number(name, getattr(self, name), 0, whole=True)
+        if self.evaluate_every is not None:
+            check_number("evaluate_every", self.evaluate_every, 0, whole=True)
+        check_flag("report", self.report)
+        if not isinstance(self.log, str):
+            raise UserError(f"log: found {self.log!r}, expected names of trackers with commas between them")
         check_number("workers", self.workers, -1, 1024, whole=True)
         check_number("seed", self.seed, 0, MOST_SEED, whole=True)
         for name in ("epochs", "lr"):
@@ -167,6 +185,19 @@ class TrainConfig:
     def steps(self, images: int) -> int:
         """Optimiser steps of the whole run on so many training images."""
         return self.iterations or max(1, math.ceil(self.epochs * images / self.batch))
+
+    def evaluation_interval(self, images: int, val_images: int) -> int:
+        """Steps between evaluations of a run on so many images; 0: none before the end.
+
+        Left to itself it is a tenth of the run, longer where evaluations would look at more than `EVALUATED` of the
+        images that training sees: on a CPU one costs some two to three times as much to evaluate as to learn from.
+        """
+        if self.evaluate_every is not None:
+            return self.evaluate_every
+        steps = self.steps(images)
+        looked_at = min(val_images, self.evaluate_images or val_images)
+        times = min(EVALUATIONS - 1, int(EVALUATED * steps * self.batch / max(1, looked_at)))  # before that of the end
+        return math.ceil(steps / (times + 1)) if times else 0
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step: warm-up, then a tenth after each drop, or half a cosine over the whole run."""

@@ -74,10 +74,12 @@ def train(
         step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
             with StopSignals() as signals:
-                if records.evaluation_due(run.step) and not folder.evaluation(run.step).exists():
+                if records.evaluation_due(run.step) and run.step not in folder.evaluated():
                     with run.evaluated(), signals.lifted():
                         records.evaluate(run.step)
                 for samples in _batches(dataset, config, steps, run.step):
+                    if records.enough:
+                        break
                     # ---- batch
                     if not model.network.training:  # as an evaluation left it; all modules are walked through
                         step_losses.train()
@@ -110,9 +112,9 @@ def train(
                             records.evaluate(run.step)
             _leave_if_stopped(signals, run, progress)
             _end(model, config, run, folder)
-            if val_data is not None:
-                records.evaluate(steps)
+            records.finish(run.step)
             records.say_skipped(run.problems, len(dataset), train_data)
+            records.report()
             folder.end()
     processes().wait_for_everyone()
     return records.evaluation
@@ -229,6 +231,8 @@ def _load_finished(model: MaskFrozenDetr, folder: RunFolder, steps: int, progres
     if (folder.path / DETECTOR_FOLDER).is_dir() and read_run_config(folder.path).detector.name == DETECTOR_FOLDER:
         model.adopt_detector(folder.path)
     load_network_weights(model.network, folder.path / WEIGHTS_FILE, read_run_config(folder.path).checksum)
-    progress.print(f"{folder.path}: this run is finished, all of its {steps} iterations are done")
-    path = folder.evaluation(steps)
-    return read_evaluation(path) if path.exists() else None
+    evaluated = folder.evaluated()
+    early = bool(evaluated) and evaluated[-1] < steps
+    done = f"it stopped early, after {evaluated[-1]}" if early else f"all of its {steps}"
+    progress.print(f"{folder.path}: this run is finished, {done} iterations are done")
+    return read_evaluation(folder.evaluation(evaluated[-1])) if evaluated else None

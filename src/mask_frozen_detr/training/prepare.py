@@ -13,6 +13,7 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.samples import TrainingData
+from mask_frozen_detr.training.trackers import tracker_names
 
 
 def prepare(
@@ -42,7 +43,13 @@ def prepare(
     _check_places(output, Path(info.identity.name), train_data, cache)
     if cache is not None:
         config = replace(config, augment=cache.augment(config.augment))
-    return config, TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
+    dataset = TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
+    every = 0 if val_data is None else config.evaluation_interval(len(dataset), len(val_data.images))
+    if config.patience and not every:
+        why = "there is no val split" if val_data is None else "the run is too short for evaluations on the way"
+        raise UserError(f"patience: found {config.patience}, but {why}; give --evaluate-every, or leave it out")
+    tracker_names(config.log)
+    return replace(config, evaluate_every=every), dataset
 
 
 def _check_places(output: Path, detector: Path, data: CocoData, cache: FrozenCache | None) -> None:

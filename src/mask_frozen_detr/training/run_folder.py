@@ -2,8 +2,9 @@
 
 mask_frozen_detr.json and mask_network.safetensors are the model, config.json and preprocessor_config.json what
 transformers must know of it; training.json says how it was trained and which files the run wrote, metrics.jsonl,
-tensorboard/ and evaluation-STEP.json what came of it. checkpoint.pt holds all loop state as long as a run lasts.
-Nothing else is ever removed or replaced.
+tensorboard/, evaluation-STEP.json and its pictures what came of it, report.html all of it to look at. best/ is a run
+folder of its own, see `best`. checkpoint.pt holds all loop state as long as a run lasts. Nothing else is ever removed
+or replaced.
 """
 
 import hashlib
@@ -17,37 +18,43 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
-from mask_frozen_detr.machine.files import TORSO, sweep, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.files import TORSO, save_image_atomic, sweep, write_json_atomic, write_text_atomic
 from mask_frozen_detr.machine.json_files import LIMIT
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
 from mask_frozen_detr.network.config import MaskNetworkConfig
+from mask_frozen_detr.report.page import REPORT_FILE
+from mask_frozen_detr.run.description import METRICS_FILE, TRAINING_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
+from mask_frozen_detr.training.best import BEST_EVALUATION, BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.run_record import RunRecord
 
-TRAINING_FILE = "training.json"
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 # The checkpoint first: whatever is left where its removal is interrupted, it is never taken for another run's.
 ALWAYS = (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, TRAINING_FILE)
+BEST_FILES = tuple(
+    f"{BEST_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES, BEST_EVALUATION)
+)
+BEST_DETECTOR = f"{BEST_FOLDER}/{DETECTOR_FOLDER}"
 # All that any version has written: what a description lists besides is not believed.
 OWN = re.compile(
     "|".join(
         [
-            *map(re.escape, (*ALWAYS, *TRANSFORMERS_FILES)),
-            r"evaluation-\d+\.json",
+            *map(re.escape, (*ALWAYS, *TRANSFORMERS_FILES, *BEST_FILES, DETECTOR_FOLDER, BEST_DETECTOR, REPORT_FILE)),
+            r"evaluation-\d+\.(json|jpg)",
             rf"{TENSORBOARD_FOLDER}/[\w.*-]+",
-            re.escape(DETECTOR_FOLDER),
         ]
     )
 )
-EVALUATION = re.compile(r"evaluation-(\d+)\.json")
+EVALUATION = re.compile(r"evaluation-(\d+)\.(json|jpg)")
 
 
 def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = True) -> None:
@@ -155,7 +162,7 @@ class RunFolder:
             file = path / CHECKPOINT_FILE
             self.checkpoint = load_checkpoint(file)
             self.unknown = RunRecord.read(self.checkpoint["config"], file).check_same(record, file)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None or self.finished:
             self.run = saved.get("run", self.run)
             self.files = list(dict.fromkeys([*self.files, *_listed(path)]))
 
@@ -170,6 +177,7 @@ class RunFolder:
     def _begin(self, model: MaskFrozenDetr) -> None:
         try:
             sweep(self.path, lambda name: OWN.fullmatch(name) is not None)
+            sweep(self.path / BEST_FOLDER, lambda name: OWN.fullmatch(f"{BEST_FOLDER}/{name}") is not None)
             if self.checkpoint is None:
                 for name in _listed(self.path) if is_run(self.path) else []:
                     _remove(self.path, name)
@@ -232,6 +240,44 @@ class RunFolder:
 
         on_main(write)
 
+    def save_pictures(self, step: int, picture: Image.Image) -> None:
+        """Beside the evaluation of a step; for the main process alone. Raises UserError where it cannot be written."""
+        path = self.evaluation(step).with_suffix(".jpg")
+        self._describe(path.name)
+        save_image_atomic(picture, path)
+
+    def evaluated(self) -> list[int]:
+        """After which steps this run has been evaluated, in ascending order."""
+
+        def steps() -> list[int]:
+            names = [match for match in map(EVALUATION.fullmatch, self.files) if match and match[2] == "json"]
+            return sorted({int(match[1]) for match in names if (self.path / match[0]).exists()})
+
+        return on_main(steps)
+
+    def best(self) -> Best | None:
+        """Raises UserError where its record is damaged."""
+        return on_main(lambda: read_best(self.path))
+
+    def own_report(self) -> None:
+        """report.html is the run's, from before it is written; for the main process alone."""
+        self._describe(REPORT_FILE)
+
+    def save_best(self, model: MaskFrozenDetr, best: Best) -> None:
+        """`model` as it is becomes the best. Raises UserError where it cannot be written."""
+
+        def write() -> None:
+            self.check()
+            self._describe(*BEST_FILES, *[BEST_DETECTOR] if model.own_detector else [])
+            model.save_pretrained(self.path / BEST_FOLDER, card=False)
+            write_best(self.path, best)
+
+        on_main(write)
+
+    def save_best_evaluation(self, best: Best) -> None:
+        """Other figures of the same weights. Raises UserError where they cannot be written."""
+        on_main(lambda: write_best(self.path, best))
+
     def end(self) -> None:
         """The run is finished: its checkpoint goes. Raises UserError where the folder is not what it should be."""
 
@@ -261,17 +307,23 @@ class RunFolder:
 def _check_foreign(output: Path, record: RunRecord, config: TrainConfig) -> None:
     """Raises UserError where a file that is not a run's own has a name that the new run will write."""
     own = set(_listed(output)) if is_run(output) else set()
-    for path in output.iterdir():
-        match = EVALUATION.fullmatch(path.name)
+    best = output / BEST_FOLDER
+    names = [path.name for path in output.iterdir()]
+    names += [f"{BEST_FOLDER}/{path.name}" for path in best.iterdir()] if best.is_dir() else []
+    for name in names:
+        match = EVALUATION.fullmatch(name)
         step = int(match[1]) if match else 0
         wanted = (
-            path.name in (*ALWAYS, *TRANSFORMERS_FILES)
-            or (path.name == DETECTOR_FOLDER and config.finetune != "none")
+            name in (*ALWAYS, *TRANSFORMERS_FILES, *BEST_FILES)
+            or (name == BEST_FOLDER and not best.is_dir())
+            or (name == REPORT_FILE and config.report)
+            or (name in (DETECTOR_FOLDER, BEST_DETECTOR) and config.finetune != "none")
             or (step and (step == record.steps or (config.evaluate_every and step % config.evaluate_every == 0)))
         )
-        if wanted and path.name not in own:
+        if wanted and name not in own:
             raise UserError(
-                f"{path}: no run wrote it, and this one would replace it; move it away, or give another --output"
+                f"{output / name}: no run wrote it, and this one would replace it; move it away, or give another "
+                "--output"
             )
 
 
@@ -306,12 +358,12 @@ def _remove(output: Path, name: str) -> None:
     """One entry of a run's list. training.json stays until another takes its place."""
     if name == TRAINING_FILE:
         return
-    if name == DETECTOR_FOLDER and (output / name).is_dir() and not (output / name).is_symlink():
-        shutil.rmtree(output / name)
-        return
     folder, pattern = (output / name).parent, Path(name).name
     for path in folder.glob(pattern) if folder.is_dir() else []:
-        path.unlink(missing_ok=True)
+        if pattern == DETECTOR_FOLDER and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     if folder != output and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

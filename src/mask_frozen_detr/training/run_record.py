@@ -13,7 +13,8 @@ from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.digests import digest_data
 from mask_frozen_detr.training.samples import TrainingData
 
-FREE = ("workers", "evaluate_every", "log_every", "checkpoint_every")  # options that may change at --resume
+# Options that may change at --resume: they decide when and where a run tells of itself, and when it has learned enough.
+FREE = {"workers", "evaluate_every", "evaluate_images", "patience", "log", "log_every", "checkpoint_every", "report"}
 # Digests tell nobody anything: what is said where they differ.
 DIGESTS = {
     "annotations": "annotations (polygons, boxes, classes or the order of images)",
