@@ -26,8 +26,13 @@ def open_browser() -> Iterator[Any]:
 def watched(page: Any) -> list[str]:
     """Grows by whatever goes wrong on a page: complaints, dialogs, and requests that leave the file."""
     wrong: list[str] = []
+
+    def dismiss(dialog: Any) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
     page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", dismiss)
     page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
     return wrong

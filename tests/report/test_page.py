@@ -49,7 +49,7 @@ def run(detector, scenes, tmp_path_factory) -> Path:
     config = TrainConfig(
         iterations=6, workers=0, log_every=1, lr=3e-3, evaluate_every=3, augment=AugmentConfig(multi_scale=False)
     )
-    train(model, *scenes, folder, config, quiet=True)
+    train(model, scenes[0], scenes[1], folder, config, quiet=True)
     return folder
 
 

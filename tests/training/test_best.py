@@ -51,7 +51,7 @@ def go(squashing, scenes, tiny_network, tmp_path, monkeypatch) -> Callable[..., 
 
         with monkeypatch.context() as patch:
             patch.setattr(records, "measure", measure)
-            train(model, *scenes, tmp_path / "run", config, quiet=True, **options)
+            train(model, scenes[0], scenes[1], tmp_path / "run", config, quiet=True, **options)
         return seen
 
     return run
@@ -88,7 +88,7 @@ def test_a_run_stops_where_nothing_gets_better(go, squashing, scenes, tiny_netwo
     assert not (run / "checkpoint.pt").exists()
     assert saved(run / "best" / "evaluation.json")["step"] == 2
     model = MaskFrozenDetr.build(squashing, tiny_network)
-    found = train(model, *scenes, run, replace(CONFIG, iterations=9, patience=2), resume=True)
+    found = train(model, scenes[0], scenes[1], run, replace(CONFIG, iterations=9, patience=2), resume=True)
     assert "stopped early, after 4 iterations" in capsys.readouterr().err
     assert found is not None
     assert found.mask["AP"] == 25.0
@@ -183,7 +183,9 @@ class Recorder:
     made: list["Recorder"]
 
     def __init__(self, run_name: str):
-        self.run_name, self.values, self.pictures, self.ended = run_name, {}, [], False
+        self.run_name, self.ended = run_name, False
+        self.values: dict[int, dict] = {}
+        self.pictures: list[dict] = []
         type(self).made.append(self)
 
     def start(self) -> None:
@@ -234,7 +236,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(recorder, go, tmp_path, monke
     go([30.0, 20.0], replace(CONFIG, iterations=2, log="wandb"))
     assert (tmp_path / "run" / "evaluation-2.json").exists()
     said: list[str] = []
-    left = trackers.Trackers(("wandb",), {}, {}, SimpleNamespace(print=said.append))
+    left = trackers.Trackers(("wandb",), {}, {}, SimpleNamespace(print=said.append))  # type: ignore[arg-type]
     left.log({"a": 1.0}, 1)
     left.log({"a": 1.0}, 2)
     assert said == ["wandb: goes without this run from now on: ConnectionError: the server is gone"]

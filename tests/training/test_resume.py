@@ -20,6 +20,7 @@ from mask_frozen_detr import model
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.machine import files
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr
+from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import loop as training
 from mask_frozen_detr.training import records, run_folder, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
@@ -383,7 +384,8 @@ def test_bad_checkpoints_are_refused(kind, command, killed, capsys, tmp_path):
 def test_the_folder_says_what_made_it(undisturbed, squashing_folder):
     names = {path.name for path in undisturbed("plain").iterdir()}
     evaluation = {f"evaluation-{STEPS}.json", f"evaluation-{STEPS}.jpg"}
-    assert names == {CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE, METRICS_FILE, "tensorboard", "best", *evaluation}
+    model = {CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES}
+    assert names == {*model, TRAINING_FILE, METRICS_FILE, "tensorboard", "best", *evaluation}
     saved = json.loads((undisturbed("plain") / CONFIG_FILE).read_text())
     assert saved["detector"]["name"] == str(squashing_folder)
     resolved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())

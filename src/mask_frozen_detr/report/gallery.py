@@ -82,16 +82,13 @@ def _order(finding: Finding) -> float:
 
 def _panels(finding: Finding, image: Image.Image) -> Image.Image:
     around = _around(finding, image.width, image.height)
-    parts = [
-        [],
-        [] if finding.truth is None else [(_truth_mask(finding), finding.truth.bbox, TRUTH)],
-        [
-            (None if one is None else rle_to_mask(one["segmentation"]), one["bbox"], colour)
-            for one, colour in ((finding.first, FIRST), (finding.found, FOUND))
-            if one is not None
-        ],
+    truth = [] if finding.truth is None else [(_truth_mask(finding), finding.truth.bbox, TRUTH)]
+    found = [
+        (rle_to_mask(one["segmentation"]), one["bbox"], colour)
+        for one, colour in ((finding.first, FIRST), (finding.found, FOUND))
+        if one is not None
     ]
-    panels = [draw_piece(image, around, PANEL, shown) for shown in parts]
+    panels = [draw_piece(image, around, PANEL, shown) for shown in ([], truth, found)]
     width, height = panels[0].size
     row = Image.new("RGB", (3 * width + 2 * GAP, height), "white")
     for place, panel in enumerate(panels):

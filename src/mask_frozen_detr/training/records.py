@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import asdict, replace
+from typing import Any
 
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
@@ -46,7 +47,7 @@ class Records:
         self.measured: tuple[int, Measured] | None = None
         self.skipped: list[str] = []
         start = 0 if folder.checkpoint is None else folder.checkpoint["step"]
-        own = {"run_name": TENSORBOARD_FOLDER, "logging_dir": str(folder.path)}
+        own: dict[str, Any] = {"run_name": TENSORBOARD_FOLDER, "logging_dir": str(folder.path)}
         own |= {"purge_step": start, "filename_suffix": f".{folder.run}"}  # by which its files are known
         names = tracker_names(config.log) if processes().is_main_process else ()
         self.trackers = Trackers(names, {TENSORBOARD: own}, asdict(config), progress)
@@ -73,8 +74,8 @@ class Records:
 
     def evaluation_due(self, step: int) -> bool:
         """Whether an evaluation follows a step. After the last one comes `finish`."""
-        every = self.config.evaluate_every
-        return self.val_data is not None and bool(every) and 0 < step < self.steps and step % every == 0
+        every = self.config.evaluate_every or self.steps
+        return self.val_data is not None and 0 < step < self.steps and step % every == 0
 
     def evaluate(self, step: int) -> None:
         """On the val images of evaluations on the way; the weights are kept where they are the best.
