@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,11 +296,12 @@ class MaskFrozenDetr(nn.Module):
         max_detections = self.max_detections if max_detections is None else max_detections
         check_thresholds(score_threshold, max_detections)
         looked_for = self.class_indices(classes)
-        if is_one_picture(images):
-            return self._predict_one(images, score_threshold, max_detections, probabilities, looked_for)
-        return [
-            self._predict_one(image, score_threshold, max_detections, probabilities, looked_for) for image in images
-        ]
+
+        def alone(image: Any) -> Instances:
+            prepared = [self.prepare(image)]
+            return self.predict_prepared(prepared, score_threshold, max_detections, probabilities, looked_for)[0]
+
+        return alone(images) if is_one_picture(images) else [alone(image) for image in images]
 
     def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
         """Indices of the classes of these names; without names, of those chosen for the run's training. None: all.
@@ -351,30 +352,46 @@ class MaskFrozenDetr(nn.Module):
         )[0]
         return call_by(instances, names, indices)
 
-    def _predict_one(
+    def prepare(self, image: Any) -> "PreparedPicture":
+        """One image, of any kind that `predict` takes, ready for the detector. Raises what `predict` raises for it."""
+        picture = to_picture(image)
+        return PreparedPicture(self.detector.info.preprocessing(picture), (picture.height, picture.width))
+
+    def predict_prepared(
         self,
-        image: Any,
-        score_threshold: float,
-        max_detections: int,
-        probabilities: bool,
-        classes: Sequence[int] | None,
-    ) -> Instances:
-        image = to_picture(image)
-        pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
+        pictures: "Sequence[PreparedPicture]",
+        score_threshold: float = 0.3,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+        classes: Sequence[int] | None = None,
+    ) -> list[Instances]:
+        """Instances of prepared images, all in one forward pass; images of other sizes than the largest are padded.
+
+        classes: indices of those to look for, as `class_indices` gives them. Other arguments as for `predict`.
+        """
+        pixel_values, pixel_mask = collate_images([picture.pixels for picture in pictures])
         self.network.eval()
-        instances = segment(
+        found = segment(
             self.detector,
             self.network,
             send(pixel_values, self.device),
             pixel_mask,
-            [(image.height, image.width)],
-            max_detections,
+            [picture.size for picture in pictures],
+            self.max_detections if max_detections is None else max_detections,
             score_threshold,
             probabilities,
             self.class_names,
             classes,
-        )[0]
-        return instances.above(score_threshold)
+        )
+        return [instances.above(score_threshold) for instances in found]
+
+
+@dataclass(frozen=True)
+class PreparedPicture:
+    """pixels: (3, h, w) as the detector takes them, unpadded. size: height and width of the image itself."""
+
+    pixels: torch.Tensor
+    size: tuple[int, int]
 
 
 def locate_run(run: str | Path, revision: str | None = None) -> Path:

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
+from PIL import Image
 
 from mask_frozen_detr.data.images import SUFFIXES, find_images, read_image
-from mask_frozen_detr.errors import UserError, printable, reason, shorten
-from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.errors import UserError, check_number, printable, reason, shorten
+from mask_frozen_detr.machine.flow import Flow
+from mask_frozen_detr.machine.processes import processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.model import MaskFrozenDetr, PreparedPicture
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
 from mask_frozen_detr.results.exports.write import check_exports, write_exports
 from mask_frozen_detr.results.fonts import check_font, undrawable
 from mask_frozen_detr.results.inference import check_thresholds
+from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import (
     PREDICTIONS_FILE,
     Predicted,
@@ -36,6 +39,7 @@ from mask_frozen_detr.results.prediction_files import (
 __all__ = ["PREDICTIONS_FILE", "predict_files"]
 
 OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"
+USUAL_WORKERS, MOST_WORKERS = 2, 64
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 ODD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of one file, while the disk is well
 
@@ -68,6 +72,8 @@ def predict_files(
     font: Path | None = None,
     formats: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    batch: int = 1,
+    workers: int = -1,
 ) -> str:
     """Predict every picture of `inputs`; returns a short report.
 
@@ -76,6 +82,8 @@ def predict_files(
     TrueType or OpenType file for the labels; else the system's are searched for what Pillow's own font lacks.
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
+    batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
+    the machine, 0 does one after the other.
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
@@ -87,6 +95,9 @@ def predict_files(
     max_detections = model.max_detections if max_detections is None else max_detections
     check_thresholds(score_threshold, max_detections)
     check_font(font)
+    check_number("batch", batch, 1, whole=True)
+    check_number("workers", workers, -1, MOST_WORKERS, whole=True)
+    threads = min(USUAL_WORKERS, usable_cores()) if workers < 0 else workers
     model.class_indices(classes)  # or one of the names is none
     exports = check_exports(output, formats)
     options = _Options(
@@ -126,13 +137,17 @@ def predict_files(
     problems = problems if state.is_main_process else []
     new: list[Predicted] = []
     try:
-        for place in range(state.process_index, len(due), state.num_processes):
-            path = paths[due[place]]
-            with _told(problems, due[place], path):
-                new.append(_predict(model, path, names[path], options))
-                files.add(new[-1])
+        flow = _flow(model, names, options, batch, threads)
+        share = [paths[number] for number in due[state.process_index :: state.num_processes]]
+        number_of = {paths[number]: number for number in due}
+        for place, (path, outcome) in enumerate(flow.over(share), 1):
+            with _told(problems, number_of[path], path):
+                if isinstance(outcome, Exception):
+                    raise outcome
+                new.append(outcome)
+                files.add(outcome)
             files.save_if_due(root)
-            bar.update(len(paths) - len(due) + min(place + state.num_processes, len(due)))
+            bar.update(len(paths) - len(due) + min(place * state.num_processes, len(due)))
     except BaseException:
         with contextlib.suppress(UserError):  # the first error is the one to tell
             files.save(root, paths)
@@ -170,21 +185,44 @@ def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
     }
 
 
-def _predict(model: MaskFrozenDetr, path: Path, name: str, options: _Options) -> Predicted:
-    """One picture: read, segmented, drawn, and its drawings written."""
-    os.fspath(path).encode()  # or no JSON could hold the name
-    digest = hash_picture(path)
-    image = read_image(path)
-    maps = options.probability_maps
-    instances = model.predict(
-        image, options.score_threshold, options.max_detections, probabilities=maps, classes=options.classes
-    )
-    if options.overlays:
-        save_own_picture(draw_instances(image, instances, options.font), options.output / f"{name}{OVERLAY_SUFFIX}")
-    if maps and len(instances):
-        picture = draw_probability_maps(image, instances, options.font)
-        save_own_picture(picture, options.output / f"{name}{MAPS_SUFFIX}")
-    return Predicted(path, digest, image.width, image.height, name, describe_found(instances))
+@dataclass(frozen=True)
+class _Read:
+    """A picture that has been read: its bytes' hash, itself, and what the detector takes."""
+
+    digest: str
+    image: Image.Image
+    prepared: PreparedPicture
+
+
+def _flow(
+    model: MaskFrozenDetr, names: dict[Path, str], options: _Options, batch: int, threads: int
+) -> Flow[Path, _Read, Instances, Predicted]:
+    """Pictures read, segmented, drawn, and their drawings written."""
+    looked_for = model.class_indices(options.classes)
+
+    def read(path: Path) -> _Read:
+        os.fspath(path).encode()  # or no JSON could hold the name
+        digest = hash_picture(path)
+        image = read_image(path)
+        return _Read(digest, image, model.prepare(image))
+
+    def segment(ready: Sequence[_Read]) -> list[Instances]:
+        prepared = [one.prepared for one in ready]
+        return model.predict_prepared(
+            prepared, options.score_threshold, options.max_detections, options.probability_maps, looked_for
+        )
+
+    def draw(path: Path, ready: _Read, instances: Instances) -> Predicted:
+        image, start = ready.image, f"{options.output / names[path]}"
+        if options.overlays:
+            picture = draw_instances(image, instances, options.font)
+            save_own_picture(picture, Path(start + OVERLAY_SUFFIX))
+        if options.probability_maps and len(instances):
+            picture = draw_probability_maps(image, instances, options.font)
+            save_own_picture(picture, Path(start + MAPS_SUFFIX))
+        return Predicted(path, ready.digest, image.width, image.height, names[path], describe_found(instances))
+
+    return Flow(read, segment, draw, batch, threads)
 
 
 @contextlib.contextmanager

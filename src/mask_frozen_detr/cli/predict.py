@@ -33,6 +33,10 @@ class Predict:
     overlays: bool = True
     # Draw the pictures of the paper's Figures 4 and 8 as well: how sure the network is of each pixel.
     probability_maps: bool = False
+    # Pictures that the model takes at once: more are faster on a GPU, and need its memory.
+    batch: int = 1
+    # Threads that read and draw pictures while the model computes; -1 chooses by the machine.
+    workers: int = -1
     # Font file for the labels; by default the system's are searched for letters that Pillow's own font lacks.
     font: Path | None = None
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
@@ -69,6 +73,8 @@ class Predict:
                 self.font,
                 split_words(self.format),
                 None if self.classes is None else split_words(self.classes),
+                self.batch,
+                self.workers,
             )
         if processes().is_main_process:
             print(safe(report))

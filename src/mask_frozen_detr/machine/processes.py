@@ -24,6 +24,11 @@ def processes() -> PartialState:
     return PartialState(cpu=on_cpu)
 
 
+def usable_cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def on_main(work: Callable[[], T]) -> T:
     """What `work` returns, done by the main process alone; all get it, and all raise its UserError."""
     state = processes()

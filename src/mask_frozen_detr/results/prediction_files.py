@@ -27,6 +27,7 @@ from mask_frozen_detr.results.instances import Instances
 
 PREDICTIONS_FILE, RESULTS_FILE = "predictions.json", "results.json"
 MADE_BY = "mask-frozen-detr predict"
+FAST = 1  # of zlib's levels: a quarter of the time that Pillow's own choice takes, for 8% more bytes
 FORMAT = 1
 SHARE_FOR_WRITING = 0.05  # of the time: all is rewritten at each step, so the more there is the less often
 
@@ -247,7 +248,7 @@ def save_own_picture(picture: Image.Image, path: Path) -> None:
     marks = PngInfo()
     marks.add_text("Software", MADE_BY)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=marks)
+    picture.save(buffer, "PNG", pnginfo=marks, compress_level=FAST)
     write_bytes_atomic(path, buffer.getvalue())
 
 

@@ -7,7 +7,6 @@ round.
 """
 
 import math
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.precision import autocast
-from mask_frozen_detr.machine.processes import on_main, processes
+from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.machine.signals import StopSignals, deliver, leave_signals_to_parent
 from mask_frozen_detr.model import DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, read_run_config
@@ -180,8 +179,7 @@ def _batches(dataset: TrainingData, config: TrainConfig, steps: int, start: int)
 
 
 def _workers(device: torch.device) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores - 1) if device.type == "cuda" else 1
+    return min(8, usable_cores() - 1) if device.type == "cuda" else 1
 
 
 def _pieces(samples: list[Sample], config: TrainConfig, cache: FrozenCache | None) -> list[Batch]:

@@ -1,0 +1,119 @@
+"""Work in three stages that overlap: what comes before a model and after it runs in threads, the model never waits.
+
+Pillow and numpy let other threads run while they decode, compress and compute, as torch does.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Ready = TypeVar("Ready")
+Output = TypeVar("Output")
+Result = TypeVar("Result")
+
+AHEAD = 2  # batches that are made ready, and as many that are finished: memory holds no more
+
+
+class Flow(Generic[Item, Ready, Output, Result]):
+    """prepare: an item made ready, in a thread. together: the outputs of several ready items, in the caller's thread.
+
+    finish: the result of a ready item and its output, in a thread. batch: ready items that go together. threads: 0
+    does all of it in the caller's.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Item], Ready],
+        together: Callable[[Sequence[Ready]], Sequence[Output]],
+        finish: Callable[[Item, Ready, Output], Result],
+        batch: int,
+        threads: int,
+    ):
+        self.prepare, self.together, self.finish = prepare, together, finish
+        self.batch, self.threads = batch, threads
+
+    def over(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+        """Each item with its result, or with what went wrong on it, in the items' order.
+
+        Where a batch fails its items are tried one by one, so that a bad one costs no other its result. What is left
+        when the caller leaves is not begun any more.
+        """
+        source = iter(items)
+        pool = ThreadPoolExecutor(self.threads) if self.threads else None
+        made_ready: deque[tuple[Item, Future[Ready]]] = deque()
+        finished: deque[tuple[Item, Future[Result]]] = deque()
+        try:
+            while True:
+                for item in islice(source, self.batch * AHEAD - len(made_ready)):
+                    made_ready.append((item, _submit(pool, self.prepare, item)))
+                if not made_ready:
+                    break
+                count = min(self.batch, len(made_ready))
+                finished.extend(self._model([made_ready.popleft() for _ in range(count)], pool))
+                while len(finished) > self.batch * AHEAD or (finished and finished[0][1].done()):
+                    yield _outcome(finished.popleft())
+            while finished:
+                yield _outcome(finished.popleft())
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+    def _model(
+        self, items: Sequence[tuple[Item, Future[Ready]]], pool: ThreadPoolExecutor | None
+    ) -> list[tuple[Item, Future[Result]]]:
+        """One batch through the model, and its finishing begun; in the items' order."""
+        ready: dict[int, Ready] = {}
+        done: dict[int, Future[Result]] = {}
+        for number, (_, future) in enumerate(items):
+            error = future.exception()
+            if error is None:
+                ready[number] = future.result()
+            else:
+                done[number] = _failed(error)
+        for number, output in self._outputs(ready).items():
+            if isinstance(output, Exception):
+                done[number] = _failed(output)
+            else:
+                done[number] = _submit(pool, self.finish, items[number][0], ready[number], output)
+        return [(item, done[number]) for number, (item, _) in enumerate(items)]
+
+    def _outputs(self, ready: dict[int, Ready]) -> dict[int, Output | Exception]:
+        try:
+            return dict(zip(ready, self.together(list(ready.values())), strict=True)) if ready else {}
+        except Exception as error:
+            if len(ready) == 1:
+                return dict.fromkeys(ready, error)
+        alone: dict[int, Output | Exception] = {}
+        for number, one in ready.items():
+            alone |= self._outputs({number: one})
+        return alone
+
+
+def _submit(pool: ThreadPoolExecutor | None, work: Callable[..., Result], *arguments: object) -> "Future[Result]":
+    if pool is not None:
+        return pool.submit(work, *arguments)
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _failed(error: BaseException) -> "Future[Result]":
+    future: Future[Result] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _outcome(finished: "tuple[Item, Future[Result]]") -> tuple[Item, Result | Exception]:
+    item, future = finished
+    error = future.exception()
+    if error is None:
+        return item, future.result()
+    if isinstance(error, Exception):
+        return item, error
+    raise error  # a signal's, which ends all

@@ -1,0 +1,74 @@
+"""Three stages that overlap: order, batches, failures, and that the model never waits."""
+
+import threading
+
+import pytest
+
+from mask_frozen_detr.machine.flow import Flow
+
+
+class Fails(Exception):
+    pass
+
+
+def refuse(number: int, bad: set[int], what: str) -> int:
+    if number in bad:
+        raise Fails(f"{what} {number}")
+    return number
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_results_in_order_and_every_failure_its_own(batch, threads):
+    """7 cannot be read, 11 fails in the model and takes its batch down with it, 14 cannot be drawn."""
+    sizes = []
+
+    def together(ready: list[int]) -> list[int]:
+        sizes.append(len(ready))
+        return [10 * refuse(number, {11}, "model") for number in ready]
+
+    flow: Flow[int, int, int, int] = Flow(
+        lambda number: refuse(number, {7}, "read"),
+        together,
+        lambda item, _ready, output: refuse(output + item, {14 * 11}, "draw"),
+        batch,
+        threads,
+    )
+    found = list(flow.over(range(18)))
+    assert [item for item, _ in found] == list(range(18))
+    outcomes = {item: outcome for item, outcome in found if not isinstance(outcome, Exception)}
+    assert outcomes == {item: 11 * item for item in range(18) if item not in (7, 11, 14)}
+    said = {item: str(outcome) for item, outcome in found if isinstance(outcome, Exception)}
+    assert said == {7: "read 7", 11: "model 11", 14: "draw 154"}
+    assert max(sizes) == batch
+
+
+def test_reading_and_drawing_overlap_with_the_model():
+    """The second item is read while the first is with the model, or nobody would ever open its gate."""
+    read = threading.Event()
+
+    def prepare(item: int) -> int:
+        if item == 1:
+            read.set()
+        return item
+
+    def together(ready: list[int]) -> list[int]:
+        assert read.wait(10)
+        return ready
+
+    flow: Flow[int, int, int, int] = Flow(prepare, together, lambda item, _ready, _output: item, 1, 1)
+    assert [outcome for _, outcome in flow.over(range(3))] == [0, 1, 2]
+
+
+def test_no_more_is_read_than_memory_shall_hold():
+    begun: list[int] = []
+
+    def note(item: int) -> int:
+        begun.append(item)
+        return item
+
+    flow: Flow[int, int, int, int] = Flow(note, lambda ready: list(ready), lambda item, _ready, _output: item, 2, 0)
+    results = flow.over(range(100))
+    next(results)
+    assert len(begun) <= 8
+    results.close()
