@@ -129,6 +129,24 @@ def test_other_formats_and_chosen_classes(model, photos, tmp_path):
         predict_files(model, [photos], out, classes=["zebra"])
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_batches_and_threads_change_nothing(workers, model, photos, tmp_path):
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    predict_files(model, [photos], alone, THRESHOLD, workers=0)
+    predict_files(model, [photos], out, THRESHOLD, batch=2, workers=workers)
+    assert names(out) == names(alone)
+    for one, other in zip(read(alone)["annotations"], read(out)["annotations"], strict=True):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2), "but for the order in which a batch adds"
+        assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("option", "value"), [("batch", 0), ("workers", -2)])
+def test_batches_and_threads_that_make_no_sense(option, value, model, photos, tmp_path):
+    with pytest.raises(UserError, match=f"{option}: found {value}"):
+        predict_files(model, [photos], tmp_path / "out", THRESHOLD, **{option: value})
+
+
 def test_one_picture_and_pictures_of_several_folders(model, photos, tmp_path):
     predict_files(model, [photos / "more" / "c.webp"], tmp_path / "one", THRESHOLD)
     assert [image["file_name"] for image in read(tmp_path / "one")["images"]] == ["c.webp"]
@@ -163,15 +181,15 @@ def test_an_interrupted_call_leaves_files_and_goes_on(model, photos, tmp_path, m
 
 def count_predictions(monkeypatch, stop_at: int = 0) -> list[object]:
     asked: list[object] = []
-    real = MaskFrozenDetr.predict
+    real = MaskFrozenDetr.predict_prepared
 
-    def predict(self, image, *arguments, **options):
-        asked.append(image)
+    def predict(self, pictures, *arguments, **options):
+        asked.extend(pictures)
         if len(asked) == stop_at:
             raise Stop
-        return real(self, image, *arguments, **options)
+        return real(self, pictures, *arguments, **options)
 
-    monkeypatch.setattr(MaskFrozenDetr, "predict", predict)
+    monkeypatch.setattr(MaskFrozenDetr, "predict_prepared", predict)
     return asked
 
 
@@ -277,9 +295,11 @@ def test_odd_files_among_the_pictures(model, photos, tmp_path):
     assert ("flat.png" in found) != ("flat.png" in report)
 
 
-@pytest.mark.parametrize("where", ["read_image", "draw_instances", "save_own_picture", "MaskFrozenDetr.predict"])
+@pytest.mark.parametrize(
+    "where", ["read_image", "draw_instances", "save_own_picture", "MaskFrozenDetr.predict_prepared"]
+)
 def test_whatever_fails_on_a_picture_is_one_line(where, model, photos, tmp_path, monkeypatch):
-    error = MemoryError() if where == "MaskFrozenDetr.predict" else RuntimeError("odd\nthing")
+    error = MemoryError() if where == "MaskFrozenDetr.predict_prepared" else RuntimeError("odd\nthing")
     owner, _, name = where.rpartition(".")
     target = MaskFrozenDetr if owner else prediction
     real, calls = getattr(target, name), iter(range(3))
@@ -290,7 +310,7 @@ def test_whatever_fails_on_a_picture_is_one_line(where, model, photos, tmp_path,
         return real(*arguments, **options)
 
     monkeypatch.setattr(target, name, fail)
-    report = predict_files(model, [photos], tmp_path / "out", THRESHOLD)
+    report = predict_files(model, [photos], tmp_path / "out", THRESHOLD, workers=1)  # one: they fail in order
     words = "not enough memory" if isinstance(error, MemoryError) else "RuntimeError: odd"
     assert f"skipped: {photos / 'b.png'}: {words}" in report.splitlines()
     assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg", "more/c.webp"]
@@ -420,6 +440,6 @@ def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", fail)
     with pytest.raises(UserError, match=rf"b\.png: cannot be written: {os.strerror(code)}"):
-        predict_files(model, [photos], tmp_path / "out", THRESHOLD)
+        predict_files(model, [photos], tmp_path / "out", THRESHOLD, workers=0)
     assert names(tmp_path / "out") == {"a.png"} | OWN, "what was written is whole; no torso"
     assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg"]

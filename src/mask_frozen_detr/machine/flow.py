@@ -52,7 +52,12 @@ class Flow(Generic[Item, Ready, Output, Result]):
                 if not made_ready:
                     break
                 count = min(self.batch, len(made_ready))
-                finished.extend(self._model([made_ready.popleft() for _ in range(count)], pool))
+                try:
+                    finished.extend(self._model([made_ready.popleft() for _ in range(count)], pool))
+                except BaseException:  # a signal: what has been through the model already is not lost
+                    while finished:
+                        yield _outcome(finished.popleft())
+                    raise
                 while len(finished) > self.batch * AHEAD or (finished and finished[0][1].done()):
                     yield _outcome(finished.popleft())
             while finished:
