@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from mask_frozen_detr.data.classes import RunClasses, normalise
@@ -21,6 +23,7 @@ from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+from mask_frozen_detr.results.careful_boxes import segment_carefully
 from mask_frozen_detr.results.given_boxes import call_by, check_boxes, find_labels, segment_boxes
 from mask_frozen_detr.results.inference import check_thresholds, segment
 from mask_frozen_detr.results.instances import Instances
@@ -273,6 +276,7 @@ class MaskFrozenDetr(nn.Module):
         *,
         boxes: Any = None,
         labels: Any = None,
+        careful: bool = False,
         classes: Sequence[str] | None = None,
     ) -> Any:
         """Instances of one image, or a list of them for a list, tuple or generator of images.
@@ -288,11 +292,13 @@ class MaskFrozenDetr(nn.Module):
             and `scores` tell how good the masks are (see `results.given_boxes`).
         labels: of these boxes, class indices or names, None where unknown; a name that the detector does not know stays
             as it is, with the label -1. Of several images a list with an entry each.
+        careful: of given boxes, look at small ones from near and at all in the mirror: better masks, and scores that
+            tell more, for two forward passes of the detector an image and one a small box.
         classes: names of the classes to look for; None takes those that were chosen for the run's training, else all.
         Raises TypeError for what is no image, UserError for an image that cannot be read and for numbers without sense.
         """
         if boxes is not None or labels is not None:
-            return self._predict_given(images, boxes, labels, probabilities)
+            return self._predict_given(images, boxes, labels, probabilities, careful)
         max_detections = self.max_detections if max_detections is None else max_detections
         check_thresholds(score_threshold, max_detections)
         looked_for = self.class_indices(classes)
@@ -318,11 +324,11 @@ class MaskFrozenDetr(nn.Module):
             raise UserError(f"classes: found {shorten(lost) or 'none'}, expected some of {known}")
         return sorted({by_form[normalise(name)] for name in classes})
 
-    def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool) -> Any:
+    def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool, careful: bool) -> Any:
         if boxes is None:
             raise UserError("labels: found without boxes, expected both")
         if is_one_picture(images):
-            return self._masks_in_boxes(images, boxes, labels, probabilities)
+            return self._masks_in_boxes(images, boxes, labels, probabilities, careful)
         pictures, given = list(images), list(boxes)
         named = [None] * len(given) if labels is None else list(labels)
         if not len(pictures) == len(given) == len(named):
@@ -331,26 +337,30 @@ class MaskFrozenDetr(nn.Module):
                 "expected one an image"
             )
         together = zip(pictures, given, named, strict=True)
-        return [self._masks_in_boxes(image, its, names, probabilities) for image, its, names in together]
+        return [self._masks_in_boxes(image, its, names, probabilities, careful) for image, its, names in together]
 
-    def _masks_in_boxes(self, image: Any, boxes: Any, labels: Any, probabilities: bool) -> Instances:
+    def _masks_in_boxes(self, image: Any, boxes: Any, labels: Any, probabilities: bool, careful: bool) -> Instances:
         image = to_picture(image)
         corners = check_boxes(boxes, image.width, image.height)
         indices, names = find_labels(labels, len(corners), self.class_names)
-        pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(image)])
         self.network.eval()
-        instances = segment_boxes(
-            self.detector,
-            self.network,
-            send(pixel_values, self.device),
-            pixel_mask,
-            [(image.height, image.width)],
-            [corners],
-            [indices],
-            probabilities,
-            self.class_names,
-        )[0]
-        return call_by(instances, names, indices)
+
+        def look(picture: Image.Image, its: np.ndarray, wanted: Sequence[int]) -> Instances:
+            pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(picture)])
+            return segment_boxes(
+                self.detector,
+                self.network,
+                send(pixel_values, self.device),
+                pixel_mask,
+                [(picture.height, picture.width)],
+                [its],
+                [wanted],
+                probabilities,
+                self.class_names,
+            )[0]
+
+        found = segment_carefully(look, image, corners, indices) if careful else look(image, corners, indices)
+        return call_by(found, names, indices)
 
     def prepare(self, image: Any) -> "PreparedPicture":
         """One image, of any kind that `predict` takes, ready for the detector. Raises what `predict` raises for it."""

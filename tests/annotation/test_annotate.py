@@ -107,7 +107,7 @@ def test_the_masks_are_those_of_predict(model: MaskFrozenDetr, boxes: Path, tmp_
     entries = [entry for entry in after["annotations"] if entry["image_id"] == record.id]
     corners = [[x, y, x + w, y + h] for x, y, w, h in (entry["bbox"] for entry in entries)]
     names = [data.categories[entry["category_id"]] for entry in entries]
-    found = model.predict(record.path, boxes=corners, labels=names)
+    found = model.predict(record.path, boxes=corners, labels=names, careful=True)
     for entry, mask, score in zip(entries, found.masks, found.scores, strict=True):
         if "segmentation" in entry:
             assert np.array_equal(coco_mask.decode(entry["segmentation"]), mask)

@@ -125,9 +125,8 @@ def test_a_second_review_takes_the_place_of_the_first(labelled: Path, model: Mas
     assert len(list((folder / "labelled.review.labelme").iterdir())) == 1 < len(before)
     [kept] = (folder / "labelled.review.labelme").iterdir()
     kept.write_text("corrected by hand")
-    annotate_again = {"output": folder / "labelled.json", "review": 1}
     with pytest.raises(UserError, match="is not as annotate wrote it"):
-        annotate(model, data, **annotate_again)
+        annotate(model, data, folder / "labelled.json", review=1)
     assert kept.read_text() == "corrected by hand"
 
 

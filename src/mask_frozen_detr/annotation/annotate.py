@@ -68,13 +68,18 @@ class Annotated:
 
 
 def annotate(
-    model: MaskFrozenDetr, data: CocoData, output: Path, redraw_rectangles: bool = False, review: int = 0
+    model: MaskFrozenDetr,
+    data: CocoData,
+    output: Path,
+    redraw_rectangles: bool = False,
+    review: int = 0,
+    careful: bool = True,
 ) -> str:
     """Masks for the boxes of `data` that have none, written into `output`, a COCO data set; returns a short report.
 
     Everything else of the data is kept as it is, see `Document`. Each mask carries how good it is likely to be (its
     IoU with the true one) as `mask_quality`. redraw_rectangles: masks that are nothing but their box get new ones.
-    review: so many of the most doubtful are listed beside the output, see `review`.
+    review: so many of the most doubtful are listed beside the output, see `review`. careful: as `predict` takes it.
 
     Called again it goes on where it ended, as long as data, pictures and model are the same. A picture on which
     anything fails is named and left out.
@@ -89,7 +94,10 @@ def annotate(
             f"{data.annotation_file}: no box that lacks a mask ({document.had_masks} objects have one{faults})"
         )
     result = Annotated(
-        document, LabelledFile(output, document, {**model.fingerprint(), "redraw_rectangles": redraw_rectangles})
+        document,
+        LabelledFile(
+            output, document, {**model.fingerprint(), "redraw_rectangles": redraw_rectangles, "careful": careful}
+        ),
     )
     if review:
         check_review(result.file)
@@ -103,7 +111,7 @@ def annotate(
     try:
         for number, picture in enumerate(due, result.kept + 1):
             with _told(result.problems, picture):
-                _annotate_picture(model, data, index_of, result.file, picture)
+                _annotate_picture(model, data, index_of, result.file, picture, careful)
             result.file.save_if_due()
             bar.update(number)
     except BaseException:
@@ -135,12 +143,17 @@ def _is_done(file: LabelledFile, picture: OpenPicture) -> bool:
 
 
 def _annotate_picture(
-    model: MaskFrozenDetr, data: CocoData, index_of: dict[int, int], file: LabelledFile, picture: OpenPicture
+    model: MaskFrozenDetr,
+    data: CocoData,
+    index_of: dict[int, int],
+    file: LabelledFile,
+    picture: OpenPicture,
+    careful: bool,
 ) -> None:
     digest = hash_picture(picture.record.path)
     image = open_picture(picture.record, picture.record.orientation)
     labels = [index_of.get(category, data.categories.get(category)) for category in picture.categories]
-    instances = model.predict(image, boxes=picture.boxes, labels=labels)
+    instances = model.predict(image, boxes=picture.boxes, labels=labels, careful=careful)
     file.empty.difference_update(picture.places)
     for place, crop, rle, score in zip(
         picture.places, instances.crops, instances.to_rle(), instances.scores, strict=True

@@ -33,6 +33,8 @@ class Annotate:
     redraw_rectangles: bool = False
     # List so many of the most doubtful masks, worst first: a page with pictures, and files for labelling tools.
     review: int = 0
+    # Look at small boxes from near and at each picture in its mirror: better masks for more time.
+    careful: bool = True
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
     device: str | None = None
     # auto takes half precision where that is fast.
@@ -59,5 +61,5 @@ class Annotate:
         print(safe(data.summary()))
         model = load_model(self.model, self.detector, self.device, self.revision, self.prompt)
         with autocast(self.precision, model.device):
-            report = annotate(model, data, self.output, self.redraw_rectangles, self.review)
+            report = annotate(model, data, self.output, self.redraw_rectangles, self.review, self.careful)
         print(safe(report))
