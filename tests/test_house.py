@@ -23,7 +23,7 @@ FLOORS = (
     ("evaluation", "prediction", "annotation", "latency", "pipeline", "serving"),
     ("report",),
     ("training",),
-    ("paper", "demo"),
+    ("paper", "demo", "inspection"),
     ("cli", "registration"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

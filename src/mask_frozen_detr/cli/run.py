@@ -17,6 +17,7 @@ from mask_frozen_detr.cli.convert import Convert
 from mask_frozen_detr.cli.demo import Demo
 from mask_frozen_detr.cli.detectors import Detectors
 from mask_frozen_detr.cli.evaluate import Evaluate
+from mask_frozen_detr.cli.inspect import Inspect
 from mask_frozen_detr.cli.predict import Predict
 from mask_frozen_detr.cli.recipes import Recipes
 from mask_frozen_detr.cli.reproduce import Reproduce
@@ -28,6 +29,7 @@ from mask_frozen_detr.machine.memory import keep_freed_memory
 NAME = "mask-frozen-detr"
 ABOUT = "Instance masks for the DETR detector you already trust. `COMMAND --help` explains a command's options."
 COMMANDS = {
+    "inspect": Inspect,
     "train": Train,
     "evaluate": Evaluate,
     "compare": Compare,
