@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mask_frozen_detr.results.instances import Instances
     from mask_frozen_detr.training.config import TrainConfig
     from mask_frozen_detr.training.loop import train
+    from mask_frozen_detr.training.presets import preset
 
 __all__ = [
     "Instances",
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "load_detector",
+    "preset",
     "register_detector",
     "train",
 ]
@@ -41,6 +43,7 @@ __getattr__ = lazily(
         "evaluate": "evaluation",
         "load_data": "data.load",
         "load_detector": "detectors.load",
+        "preset": "training.presets",
         "register_detector": "detectors.families",
         "train": "training.loop",
     },

@@ -35,38 +35,17 @@ _FEW_IMAGES = TrainConfig(
     missed=True,
     loss=LossConfig(sampled_points=False, bce_weight=2.0),
 )
+_CONVNEXT = MaskNetworkConfig(
+    image_encoder="convnext", image_layers=1, box_encoder="convnext", roi_size=16, mask_scoring=False
+)
 
 PRESETS: dict[PresetName, Preset] = {
-    "light": Preset(
-        MaskNetworkConfig(
-            image_encoder="convnext",
-            image_layers=1,
-            box_encoder="convnext",
-            mask_width=64,
-            roi_size=16,
-            mask_scoring=False,
-        ),
-        _FEW_IMAGES,
-        4800,
-    ),
-    "balanced": Preset(
-        MaskNetworkConfig(
-            image_encoder="convnext", image_layers=1, box_encoder="convnext", roi_size=16, mask_scoring=False
-        ),
-        _FEW_IMAGES,
-        4800,
-    ),
+    "light": Preset(replace(_CONVNEXT, mask_width=32), _FEW_IMAGES, 4800),
+    "balanced": Preset(replace(_CONVNEXT, mask_width=64), _FEW_IMAGES, 4800),
     "best": Preset(
-        MaskNetworkConfig(
-            image_encoder="convnext",
-            image_layers=1,
-            box_encoder="convnext",
-            box_layers=3,
-            roi_size=16,
-            mask_scoring=False,
-        ),
-        replace(_FEW_IMAGES, batch=4),
-        12000,
+        MaskNetworkConfig(roi_size=16, mask_scoring=False),
+        replace(_FEW_IMAGES, lr=1.5e-3, cosine=False, missed=False),
+        6400,
     ),
     "paper": Preset(MaskNetworkConfig(), TrainConfig(), 0),
 }
