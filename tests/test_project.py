@@ -78,11 +78,11 @@ def test_the_readme_trains_from_python(squashing_folder, scenes_folder, tmp_path
     for words, tiny in (
         ('"DETECTOR"', repr(str(squashing_folder))),
         ('"DATA"', repr(str(scenes_folder))),
-        ("roi_size=16", "roi_size=8, image_layers=1, box_layers=1, mask_width=8"),
-        ("epochs=6", "iterations=2, workers=0, min_box_iou=0"),
+        ("training)\n", "replace(training, iterations=2, workers=0, min_box_iou=0))\n"),
     ):
         assert words in program
         program = program.replace(words, tiny)
+    program = f"from dataclasses import replace\n{program}"
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "README.md", "exec"), {})
     assert "AP50" in capfd.readouterr().out
