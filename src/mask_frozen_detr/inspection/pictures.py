@@ -6,7 +6,7 @@ from PIL import Image
 from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.results.drawing import draw_instances, draw_truth
+from mask_frozen_detr.results.drawing import draw_named, draw_truth
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.paste import Crop
 from mask_frozen_detr.training.augment import draw_view, jitter_colour
@@ -76,7 +76,7 @@ def _draw_view(
         height=image.height,
         width=image.width,
     )
-    return draw_instances(image, seen)
+    return draw_named(image, seen)
 
 
 def draw_pairs(

@@ -19,7 +19,7 @@ STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}
 td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:left}
 td.n,th.n{text-align:right}h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}
-figure{display:inline-block;margin:.4rem;max-width:49%;vertical-align:top}img{max-width:100%}
+figure{display:inline-block;margin:.4rem;max-width:49%;vertical-align:top}img{max-width:100%}summary{cursor:pointer;font-weight:600}
 figcaption{color:#666;font-size:.85rem;overflow-wrap:anywhere}"""
 
 Pairs = list[tuple[str, Image.Image, Image.Image]]  # name, as it lies, as training sees it
@@ -81,10 +81,10 @@ class Inspection:
             if split.faults:
                 parts.append(_faults(split.faults))
             parts += [f"<p>{count} × {_shown(note)}</p>" for note, count in split.notes.items()]
-            parts.append(self._class_table(split))
             for name, plain, seen in self.pictures.get(split.name, []):
                 for picture, what in ((plain, "as it lies"), (seen, "as training may see it")):
                     parts.append(_figure(picture, f"{name}, {what}"))
+            parts.append(f"<details><summary>Classes of {split.name}</summary>{self._class_table(split)}</details>")
         if self.problems:
             parts.append(
                 "<h2>Not drawn or not looked at</h2>" + "".join(f"<p>{_shown(one)}</p>" for one in self.problems)

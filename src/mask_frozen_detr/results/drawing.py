@@ -67,7 +67,12 @@ def draw_truth(
         height=record.height,
         width=record.width,
     )
-    return _overlay(image, truth, [label(name) for name in truth.names], font)
+    return draw_named(image, truth, font)
+
+
+def draw_named(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
+    """Masks, boxes and names without scores: what is true has none. Arguments and errors as of `draw_instances`."""
+    return _overlay(image, instances, [label(name) for name in instances.names], font)
 
 
 def _crop_of_truth(segmentation: Any, record: ImageRecord) -> Crop:
