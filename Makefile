@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test test-slow test-lowest campaign check lint benchmarks gpu-benchmarks train-demo-detector clean
+.PHONY: help install demo test test-slow test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -50,6 +50,10 @@ lint: $(INSTALLED)  ## format, lint, check types
 	$(BIN)/ruff format src tests benchmarks .ci
 	$(BIN)/ruff check --fix src tests benchmarks .ci
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## the documentation as a site, into site/; fails where a link leads nowhere
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 benchmarks: $(INSTALLED)  ## what it costs on a CPU, beside its peers, at small sizes: minutes
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONPATH=src $(BIN)/python -m benchmarks --device cpu $(ARGS)

@@ -11,7 +11,7 @@ from mask_frozen_detr.model import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"gradio", "hotcoco", "matplotlib", "plotly", "supervision", "tensorboard"}
+EXTRAS = {"mkdocs-material", "mkdocstrings-python", "gradio", "hotcoco", "matplotlib", "plotly", "supervision", "tensorboard"}
 
 
 def names(requirements: list[str]) -> set[str]:
