@@ -11,7 +11,16 @@ from mask_frozen_detr.model import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"mkdocs-material", "mkdocstrings-python", "gradio", "hotcoco", "matplotlib", "plotly", "supervision", "tensorboard"}
+EXTRAS = {
+    "gradio",
+    "hotcoco",
+    "matplotlib",
+    "mkdocs-material",
+    "mkdocstrings-python",
+    "plotly",
+    "supervision",
+    "tensorboard",
+}
 
 
 def names(requirements: list[str]) -> set[str]:
