@@ -20,7 +20,7 @@ FLOORS = (
     ("results", "run"),
     ("sharing",),
     ("model",),
-    ("evaluation", "prediction", "annotation", "latency", "pipeline", "serving"),
+    ("evaluation", "prediction", "video", "annotation", "latency", "pipeline", "serving"),
     ("report",),
     ("training",),
     ("paper", "demo", "inspection"),

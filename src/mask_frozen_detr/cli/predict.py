@@ -16,7 +16,7 @@ class Predict:
 
     # A run folder, a hub repository of one, or a detector: then the training-free baseline predicts.
     model: Positional[str]
-    # Pictures: files, folders or patterns such as 'photos/*.jpg'.
+    # Pictures: files, folders or patterns such as 'photos/*.jpg'; or films such as street.mp4.
     images: Positional[list[str]]
     # Where overlays and predictions.json go.
     output: Path
@@ -59,22 +59,33 @@ class Predict:
         from mask_frozen_detr.machine.precision import autocast
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction import predict_files
+        from mask_frozen_detr.video import is_film, predict_film
 
         model = load_model(self.model, self.detector, self.device, self.revision, self.prompt)
+        classes = None if self.classes is None else split_words(self.classes)
+        films = [Path(name) for name in self.images if is_film(name)]
+        pictures = [name for name in self.images if not is_film(name)]
+        reports = []
         with autocast(self.precision, model.device):
-            report = predict_files(
-                model,
-                self.images,
-                self.output,
-                self.score_threshold,
-                self.max_detections,
-                self.probability_maps,
-                self.overlays,
-                self.font,
-                split_words(self.format),
-                None if self.classes is None else split_words(self.classes),
-                self.batch,
-                self.workers,
-            )
+            if films and processes().is_main_process:
+                options = (self.score_threshold, self.max_detections, classes, self.font)
+                reports = [predict_film(model, film, self.output, *options) for film in films]
+            if pictures:
+                reports.append(
+                    predict_files(
+                        model,
+                        pictures,
+                        self.output,
+                        self.score_threshold,
+                        self.max_detections,
+                        self.probability_maps,
+                        self.overlays,
+                        self.font,
+                        split_words(self.format),
+                        classes,
+                        self.batch,
+                        self.workers,
+                    )
+                )
         if processes().is_main_process:
-            print(safe(report))
+            print(safe("\n".join(reports)))

@@ -82,8 +82,8 @@ class Inspection:
                 parts.append(_faults(split.faults))
             parts += [f"<p>{count} × {_shown(note)}</p>" for note, count in split.notes.items()]
             for name, plain, seen in self.pictures.get(split.name, []):
-                for picture, what in ((plain, "as it lies"), (seen, "as training may see it")):
-                    parts.append(_figure(picture, f"{name}, {what}"))
+                figures = _figure(plain, f"{name}, as it lies") + _figure(seen, f"{name}, as training may see it")
+                parts.append(f"<div>{figures}</div>")
             parts.append(f"<details><summary>Classes of {split.name}</summary>{self._class_table(split)}</details>")
         if self.problems:
             parts.append(

@@ -1,0 +1,98 @@
+"""Films: an overlay film and a line a frame; films that end early, are none, or would replace something."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask_frozen_detr import MaskFrozenDetr, UserError
+from mask_frozen_detr.video import is_film, predict_film, predict_frames
+
+av = pytest.importorskip("av", reason="the extra video is not installed")
+W, H = 65, 48  # an odd side, which H.264 does not know
+
+
+@pytest.fixture(scope="module")
+def model(squashing) -> MaskFrozenDetr:
+    return MaskFrozenDetr.training_free(squashing).eval()
+
+
+def write_film(path: Path, frames: int = 5, codec: str = "mpeg4") -> Path:
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as sink:
+        stream = sink.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = W - 1, H, "yuv420p"
+        for _ in range(frames):
+            picture = Image.fromarray(rng.integers(0, 255, (H, W - 1, 3), dtype=np.uint8))
+            sink.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        sink.mux(stream.encode())
+    return path
+
+
+def frames_of(path: Path) -> list[Image.Image]:
+    with av.open(str(path)) as source:
+        return [frame.to_image() for frame in source.decode(video=0)]
+
+
+def test_a_film(model, tmp_path):
+    film = write_film(tmp_path / "film.mp4")
+    text = predict_film(model, film, tmp_path / "out", 0.0)
+    assert text.startswith("5 frames of film.mp4")
+    lines = [json.loads(line) for line in (tmp_path / "out/film.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(5))
+    assert [line["time"] for line in lines] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    pictures = frames_of(film)
+    assert [picture.size for picture in frames_of(tmp_path / "out/film.mp4")] == [(W - 1, H)] * 5
+    for line, found in zip(lines, predict_frames(model, pictures, 0.0), strict=True):
+        assert [entry["segmentation"] for entry in line["objects"]] == found.to_rle()
+        assert [entry["name"] for entry in line["objects"]] == found.names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.jsonl", "film.mp4"]
+    with pytest.raises(UserError, match=r"film\.mp4: is there already, so it stays"):
+        predict_film(model, film, tmp_path / "out")
+
+
+def test_what_was_decoded_before_an_early_end_is_kept(model, tmp_path):
+    film = write_film(tmp_path / "film.mkv", 8)
+    content = film.read_bytes()
+    film.write_bytes(content[: len(content) * 2 // 3])
+    predict_film(model, film, tmp_path / "out")
+    lines = (tmp_path / "out/film.jsonl").read_text().splitlines()
+    assert 0 < len(lines) < 8
+    assert len(frames_of(tmp_path / "out/film.mp4")) == len(lines)
+
+
+def test_an_interruption_keeps_what_is_done(model, tmp_path, monkeypatch):
+    film, calls, predict = write_film(tmp_path / "film.mp4"), [], model.predict
+
+    def stop(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(model, "predict", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict_film(model, film, tmp_path / "out")
+    assert len((tmp_path / "out/film.jsonl").read_text().splitlines()) == 2
+    assert len(frames_of(tmp_path / "out/film.mp4")) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no film at all" * 99])
+def test_what_is_no_film(content, model, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"film\.mp4: (cannot be read as a film|not one frame|holds no pictures)"):
+        predict_film(model, tmp_path / "film.mp4", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert is_film("A.MP4")
+    assert not is_film("a.jpg")
+
+
+def test_frames_come_one_by_one(model):
+    def camera():
+        yield np.zeros((H, W, 3), np.uint8)
+        raise AssertionError("the second frame was asked for too early")
+
+    stream = predict_frames(model, camera())
+    assert next(stream).width == W
