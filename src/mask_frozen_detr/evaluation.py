@@ -189,6 +189,7 @@ def measure(
         list(classes.unmatched_categories),
         max_detections,
         score_threshold,
+        "" if model.supervision is None else f"masks: {model.supervision.sentence()}",
         scorer_name(),
     )
     return Measured(evaluation, classes, data.categories, images, entries, box, mask)

@@ -33,6 +33,7 @@ from mask_frozen_detr.run.description import (
     DETECTOR_FOLDER,
     FORMAT,
     WEIGHTS_FILE,
+    Supervision,
     read_run_config,
 )
 from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
@@ -65,7 +66,7 @@ class MaskFrozenDetr(nn.Module):
     detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
     nothing else is asked for: what the run was trained with. run_folder: where the records of the training lie, which
     a model card tells of; None where it was not loaded from a folder. held_out: which images of the training data were
-    kept for val, where that had no val split.
+    kept for val, where that had no val split. supervision: how it was trained, where not on drawn masks alone.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class MaskFrozenDetr(nn.Module):
         self.max_detections = DETECTIONS
         self.run_folder: Path | None = None
         self.held_out: HeldOut | None = None
+        self.supervision: Supervision | None = None
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
@@ -141,6 +143,7 @@ class MaskFrozenDetr(nn.Module):
         check_detector(run, saved, detector)
         model = cls(detector, load_network(saved, folder), own, saved.classes)
         model.max_detections, model.held_out, model.run_folder = saved.max_detections, saved.held_out, folder
+        model.supervision = saved.supervision
         return model if device is None else model.to(device)
 
     def adopt_detector(self, run: Path | None = None) -> None:
@@ -230,6 +233,7 @@ class MaskFrozenDetr(nn.Module):
             identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
         classes = {} if self.classes is None else {"classes": self.classes.describe()}
         held_out = {} if self.held_out is None else {"held_out": asdict(self.held_out)}
+        supervision = {} if self.supervision is None else {"supervision": asdict(self.supervision)}
         path = None if self.own_detector or folder is None else self.detector.info.path
         place = {} if path is None or folder is None else {"detector_place": asdict(place_of(path, folder))}
         return {
@@ -241,6 +245,7 @@ class MaskFrozenDetr(nn.Module):
             "class_names": self.detector.info.class_names,
             **classes,
             **held_out,
+            **supervision,
             "max_detections": self.max_detections,
             "preprocessing": self.detector.info.preprocessing.describe(),
         }

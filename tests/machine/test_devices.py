@@ -65,7 +65,7 @@ def sample(height: int, width: int) -> Sample:
     crops = (torch.rand(3, 16, 16, generator=generator) > 0.5).to(torch.uint8)
     return Sample(
         torch.randn(3, height, width, generator=generator),
-        Targets(boxes, torch.zeros(3).long(), crops, torch.ones(3).bool()),
+        Targets(boxes, torch.zeros(3).long(), crops, torch.ones(3).bool(), torch.ones(3)),
     )
 
 

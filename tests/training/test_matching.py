@@ -28,6 +28,7 @@ def draw(queries: int, objects: list[int], kind: str, seed: int = 0) -> tuple[De
             torch.randint(CLASSES, (T,), generator=generator),
             torch.zeros(T, 4, 4, dtype=torch.uint8),
             torch.ones(T, dtype=torch.bool),
+            torch.ones(T),
         )
         for T in objects
     ]

@@ -23,6 +23,7 @@ from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, M
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import loop as training
 from mask_frozen_detr.training import records, run_folder, step
+from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
@@ -33,6 +34,7 @@ VARIANTS = {
     "ema, accumulation, odd log": "--workers 0 --ema 0.9 --batch 4 --accumulate 2 --log-every 2",
     "a loader process": "--workers 1 --ema 0.5",
     "fine-tuning": "--workers 0 --finetune partial --ema 0.5",
+    "pseudo-masks": "--workers 0 --masks-from boxes --rounds 2 --ema 0.5",
 }
 CLOCKS = {"images_per_second", "device_hours", "peak_memory_gb"}
 
@@ -155,11 +157,16 @@ MOMENTS: dict[str, Killer] = {
     "in the write of that evaluation": at_call(files.os, "replace", 1, only=f"evaluation-{STEPS}"),
     "before the checkpoint is given up": at_call(Path, "unlink", 1, only=CHECKPOINT_FILE),
 }
+# Of the ten training scenes, and of a run in two rounds.
+DRAWING: dict[str, Killer] = {
+    "while masks are drawn": at_call(PseudoMasks, "write", 4),
+    "while masks are drawn anew": at_call(PseudoMasks, "write", 14),
+}
 
 
 def be_killed(moment: str, arguments: list[str]) -> None:
     """What the child does."""
-    MOMENTS[moment]()
+    {**MOMENTS, **DRAWING}[moment]()
     run_main(arguments, {})
 
 
@@ -197,6 +204,16 @@ def test_killed_three_times(variant, command, undisturbed, tmp_path):
     kill(command(output, variant, "--resume"), "in the last evaluation")
     assert main(command(output, variant, "--resume")) == 0
     check_same_outcome(output, undisturbed(variant))
+
+
+@pytest.mark.parametrize("moment", DRAWING)
+def test_killed_while_masks_are_drawn(moment, command, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    kill(command(output, "pseudo-masks"), moment)
+    drawn = {path.name for path in output.glob("pseudo-masks/round-1/*.npz")}
+    assert drawn, "nothing was drawn before"
+    assert main(command(output, "pseudo-masks", "--resume")) == 0
+    check_same_outcome(output, undisturbed("pseudo-masks"))
 
 
 def test_variants_differ(undisturbed):

@@ -59,7 +59,7 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
     area = 0.0
     try:
         if not segmentation:
-            raise Broken("no segmentation")
+            raise Broken("no segmentation" if bbox else "no segmentation, and no bbox")
         if type(segmentation) is dict:
             segmentation, area = _check_rle(segmentation, width, height)
         elif type(segmentation) is list:

@@ -59,6 +59,7 @@ class Evaluation:
     categories_without_class: list[str] = field(default_factory=list)
     max_detections: int = COCO_DETECTIONS  # an image
     score_threshold: float = 0.0  # class scores at most this were left out
+    supervision: str = ""  # how the masks were learned, where not from drawn ones alone
     scorer: str = "hotcoco"  # library and version
     format: int = FORMAT
 
@@ -83,6 +84,7 @@ class Evaluation:
             "problems": self.problems,
             "max_detections": self.max_detections,
             "score_threshold": self.score_threshold,
+            "supervision": self.supervision,
             "scorer": self.scorer,
         }
 
@@ -105,6 +107,7 @@ class Evaluation:
             row("box", self.box),
             row("mask", self.mask),
             self.coverage(),
+            *([self.supervision] if self.supervision else []),
             *self.left_out.lines(),
         ]
         if self.categories_without_class:
@@ -144,7 +147,14 @@ def read_evaluation(path: Path) -> Evaluation:
 
     try:
         saved = json.loads(read_regular(path, LARGEST))
-        newer = {"images_in_all", "categories_without_class", "max_detections", "score_threshold", "scorer"}
+        newer = {
+            "images_in_all",
+            "categories_without_class",
+            "max_detections",
+            "score_threshold",
+            "scorer",
+            "supervision",
+        }
         known = {item.name for item in fields(LeftOut)}
         return Evaluation(
             figures(saved["box"]),

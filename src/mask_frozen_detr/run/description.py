@@ -36,6 +36,25 @@ class DetectorPlace:
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """How a run was supervised that did not learn from drawn masks alone.
+
+    masks_from: which objects' masks the run drew itself. true_masks, pseudo_masks: objects that it learned from.
+    rounds: of drawing them.
+    """
+
+    masks_from: str
+    true_masks: int
+    pseudo_masks: int
+    rounds: int
+
+    def sentence(self) -> str:
+        """What stands beside figures."""
+        beside = f"{self.true_masks} true masks and " if self.true_masks else "no true mask, and "
+        return f"trained on {beside}{self.pseudo_masks} pseudo-masks made from boxes"
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The fields from `classes` on are None or empty in runs of older versions."""
 
@@ -48,6 +67,7 @@ class RunConfig:
     preprocessing: dict[str, Any] | None = None
     place: DetectorPlace | None = None
     held_out: HeldOut | None = None  # None, too, where the data had a val split
+    supervision: Supervision | None = None  # None: drawn masks alone
     checksums: dict[str, str] = field(default_factory=dict)  # sha256 of files of the run folder, by relative path
 
     @property
@@ -67,6 +87,7 @@ def read_run_config(folder: Path) -> RunConfig:
         if type(version) is not int or version < 1:
             raise ValueError(f"format is {version!r:.40}, expected 1 to {FORMAT}")
         place, held_out = saved.get("detector_place"), saved.get("held_out")
+        supervision = saved.get("supervision")
         names = read_value(saved.get("class_names"), list[str] | None, "class_names")
         return RunConfig(
             read_record(Identity, saved["detector"], "detector"),
@@ -78,6 +99,7 @@ def read_run_config(folder: Path) -> RunConfig:
             read_value(saved.get("preprocessing"), dict | None, "preprocessing"),
             None if place is None else read_record(DetectorPlace, place, "detector_place"),
             None if held_out is None else read_record(HeldOut, held_out, "held_out"),
+            None if supervision is None else read_record(Supervision, supervision, "supervision"),
             read_value(saved.get("checksums", {}), dict[str, str], "checksums"),
         )
     except UserError:

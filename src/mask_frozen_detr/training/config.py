@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.errors import UserError, check_choice, check_flag, check_number
@@ -11,6 +11,10 @@ from mask_frozen_detr.machine.config import Precision
 MOST_SEED = (1 << 32) - 1  # numpy's
 EVALUATIONS = 10  # a run, where nothing else is asked for, with that of the end
 EVALUATED = 0.1  # images that evaluations on the way may look at, as a share of those that training sees
+MOST_ROUNDS = 10
+
+# Which objects learn from a mask that training draws itself: none, all, or those that nobody drew one for.
+MasksFrom = Literal["annotations", "boxes", "boxes-where-missing"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class TrainConfig:
     # Decay of a running mean of the weights, which is then saved and evaluated: 0.99 for short runs, 0.998 for half
     # an hour; 0 takes the last weights.
     ema: float = 0.0
+    # What masks are learned from: annotations, those that somebody drew; boxes, those that training draws itself from
+    # pixels and boxes, whatever the annotations hold; boxes-where-missing, the latter for objects without a mask.
+    masks_from: MasksFrom = "annotations"
+    # Parts of a run with masks from boxes: after each but the last the network draws them anew.
+    rounds: int = 1
     # What of the detector learns, too (Table 11); boxes are then no longer its old ones.
     finetune: FineTune = "none"
     # auto takes bf16 on a GPU or CPU that computes in it, else fp32.
@@ -176,6 +185,13 @@ class TrainConfig:
             raise UserError(f"drops: found {self.drops!r}, expected each share of the run to be larger than the last")
         for name in ("missed", "cosine"):
             check_flag(name, getattr(self, name))
+        check_choice("masks_from", self.masks_from, get_args(MasksFrom))
+        check_number("rounds", self.rounds, 1, MOST_ROUNDS, whole=True)
+        if self.rounds > 1 and self.masks_from == "annotations":
+            raise UserError(
+                f"rounds: found {self.rounds} with masks from annotations, which nothing draws anew; expected 1, or "
+                "--masks-from boxes or boxes-where-missing"
+            )
         check_choice("finetune", self.finetune, get_args(FineTune))
         check_choice("precision", self.precision, get_args(Precision))
         for name, kind in (("loss", LossConfig), ("augment", AugmentConfig)):
@@ -198,6 +214,11 @@ class TrainConfig:
         looked_at = min(val_images, self.evaluate_images or val_images)
         times = min(EVALUATIONS - 1, int(EVALUATED * steps * self.batch / max(1, looked_at)))  # before that of the end
         return math.ceil(steps / (times + 1)) if times else 0
+
+    def round_ends(self, steps: int) -> list[int]:
+        """The iterations after which pseudo-masks are drawn anew."""
+        ends = [steps * number // self.rounds for number in range(1, self.rounds)]
+        return [end for end in ends if end]
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step: warm-up, then a tenth after each drop, or half a cosine over the whole run."""

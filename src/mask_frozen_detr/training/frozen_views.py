@@ -80,7 +80,7 @@ class ViewStore:
         None where the image's file cannot be read.
         """
         if record.path not in self._hashes:
-            self._hashes[record.path] = _hash_file(record.path)
+            self._hashes[record.path] = hash_file(record.path)
         content = self._hashes[record.path]
         # The size that the annotations were made for: if that changes, the image is looked at again.
         return content and f"{content}-{record.width}x{record.height}{'-flipped' if flip else ''}"
@@ -119,8 +119,8 @@ def is_view_file(name: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}-\d+x\d+(-flipped)?\.safetensors", name) is not None
 
 
-def _hash_file(path: Path) -> str | None:
-    """None for what is no file that can be read: reading it as an image will say why."""
+def hash_file(path: Path) -> str | None:
+    """Of a picture. None for what is no file that can be read: reading it as an image will say why."""
     if not path.is_file():  # a pipe would be waited for
         return None
     try:

@@ -7,6 +7,7 @@ round.
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.prepare import prepare
+from mask_frozen_detr.training.pseudo_masks.rounds import Rounds
 from mask_frozen_detr.training.records import Records
 from mask_frozen_detr.training.run_folder import RunFolder, check_start, open_run
 from mask_frozen_detr.training.run_record import RunRecord
@@ -70,13 +72,15 @@ def train(
         if folder.finished:
             return _load_finished(model, folder, steps, progress)
         run = _begin(model, config, dataset, cache, folder, progress)
+        rounds = Rounds(model, dataset, config, steps, cache, progress)
+        rounds.draw(run)
         step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
             with StopSignals() as signals:
                 if records.evaluation_due(run.step) and run.step not in folder.evaluated():
                     with run.evaluated(), signals.lifted():
                         records.evaluate(run.step)
-                for samples in _batches(dataset, config, steps, run.step):
+                for samples in _batches(dataset, config, rounds, steps, run.step):
                     if records.enough:
                         break
                     # ---- batch
@@ -98,8 +102,12 @@ def train(
                         _check_learning(run, values["loss"], dataset, train_data, steps)
                         records.log(run, values)
                     # ---- save
-                    stopped, due = signals.agreed(stop), records.evaluation_due(run.step)
-                    if stopped or due or run.step % config.checkpoint_every == 0 or run.step == steps:
+                    stopped, due, redraw = (
+                        signals.agreed(stop),
+                        records.evaluation_due(run.step),
+                        rounds.end_at(run.step),
+                    )
+                    if stopped or due or redraw or run.step % config.checkpoint_every == 0 or run.step == steps:
                         run.check_weights()
                         run.share()
                         folder.save(run.state_dict())
@@ -109,6 +117,10 @@ def train(
                     if due:
                         with run.evaluated(), signals.lifted():
                             records.evaluate(run.step)
+                    # ---- draw pseudo-masks anew
+                    if redraw:
+                        with signals.lifted():
+                            rounds.draw(run)
             _leave_if_stopped(signals, run, progress)
             _end(model, config, run, folder)
             records.finish(run.step)
@@ -164,13 +176,22 @@ def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device
     )
 
 
-def _batches(dataset: TrainingData, config: TrainConfig, steps: int, start: int) -> DataLoader:
-    """This process's share of every step from `start` on."""
+def _batches(
+    dataset: TrainingData, config: TrainConfig, rounds: Rounds, steps: int, start: int
+) -> Iterator[list[Sample]]:
+    """This process's share of every step from `start` on; a round's loaders see the pseudo-masks of that round."""
+    for end in [*rounds.ends, steps]:
+        if end > start:
+            yield from _loader(dataset, config, end, start)
+            start = end
+
+
+def _loader(dataset: TrainingData, config: TrainConfig, end: int, start: int) -> DataLoader:
     world, rank = processes().num_processes, processes().process_index
     workers = config.workers if config.workers >= 0 else _workers(processes().device)
     return DataLoader(
         dataset,
-        batch_sampler=SampleOrder(len(dataset), config.batch, steps, config.seed, start, rank, world),
+        batch_sampler=SampleOrder(len(dataset), config.batch, end, config.seed, start, rank, world),
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=leave_signals_to_parent,

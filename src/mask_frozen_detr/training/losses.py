@@ -39,11 +39,13 @@ def mask_losses(
     labels: Tensor,
     config: LossConfig,
     points: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Weighted losses, each summed over the M masks: `bce`, `dice` and, with mask scoring, `iou`.
 
     logits (M, h, w) over frames (M, 4); iou (M, K) predicted, or None; ground truth masks (M, S, S) over boxes (M, 4);
     labels (M,); points (M, N, 2) that the losses are taken on, or None for every cell.
+    weights: (M,), how much each mask counts; None: all alike. The IoU with a soft mask is that with its likelier half.
     Also `matched_iou`, the sum of true mask IoUs, for the log (no gradient).
     """
     logits = logits.float()
@@ -53,14 +55,15 @@ def mask_losses(
         at_points = read_logits(logits, points)
     truth = read_truth(masks, boxes, frames, points)
     bce = F.binary_cross_entropy_with_logits(at_points, truth, reduction="none").mean(1)
-    true_iou = mask_iou(logits, masks, boxes, frames)
+    weights = torch.ones_like(bce) if weights is None else weights
+    true_iou = mask_iou(logits, masks > 0.5, boxes, frames)
     losses = {
-        "bce": config.bce_weight * bce.sum(),
-        "dice": config.dice_weight * dice_loss(at_points, truth).sum(),
+        "bce": config.bce_weight * (weights * bce).sum(),
+        "dice": config.dice_weight * (weights * dice_loss(at_points, truth)).sum(),
     }
     if iou is not None:
         predicted = iou.float().gather(1, labels[:, None])[:, 0]
-        losses["iou"] = config.iou_weight * F.mse_loss(predicted, true_iou, reduction="sum")
+        losses["iou"] = config.iou_weight * (weights * F.mse_loss(predicted, true_iou, reduction="none")).sum()
     losses["matched_iou"] = true_iou.sum()
     return losses
 

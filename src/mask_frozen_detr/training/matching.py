@@ -21,14 +21,17 @@ class Targets:
     """Ground truth of one image, or of M matched objects, in the frame of the unpadded input, on the host.
 
     boxes: (T, 4) cx, cy, w, h in [0, 1]. labels: (T,) class indices of the detector.
-    masks: (T, S, S) uint8, each over its own box. has_mask: (T,) bool; an object whose mask nobody drew has zeros:
-    the detector shall find it all the same, and the mask network learns nothing from it.
+    masks: (T, S, S) uint8, 0 or 1, each over its own box; where pseudo-masks are among them float16, their chances.
+    has_mask: (T,) bool; an object whose mask nobody drew has zeros: the detector shall find it all the same, and the
+    mask network learns nothing from it.
+    weights: (T,) float32, how much an object's mask counts: 1 for a true one.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor
     has_mask: Tensor
+    weights: Tensor
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Matches:
             torch.cat([target.labels for target in targets])[chosen],
             torch.cat([target.masks for target in targets])[chosen],
             torch.cat([target.has_mask for target in targets])[chosen],
+            torch.cat([target.weights for target in targets])[chosen],
         )
 
 

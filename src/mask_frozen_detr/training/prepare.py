@@ -10,8 +10,10 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.precision import resolve_precision
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.run.description import Supervision
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.pseudo_masks.store import FOLDER, PseudoMasks, count_masks
 from mask_frozen_detr.training.samples import TrainingData
 from mask_frozen_detr.training.trackers import tracker_names
 
@@ -43,13 +45,28 @@ def prepare(
     _check_places(output, Path(info.identity.name), train_data, cache)
     if cache is not None:
         config = replace(config, augment=cache.augment(config.augment))
-    dataset = TrainingData(train_data, classes, info.preprocessing, config.augment, config.seed)
+    pseudo_masks = _pseudo_masks(config, output, cache)
+    dataset = TrainingData(
+        train_data, classes, info.preprocessing, config.augment, config.seed, pseudo_masks=pseudo_masks
+    )
+    if pseudo_masks is not None:
+        true, drawn, _ = count_masks(config.masks_from, dataset.images)
+        model.supervision = Supervision(config.masks_from, true, drawn, config.rounds) if drawn else None
     every = 0 if val_data is None else config.evaluation_interval(len(dataset), len(val_data.images))
     if config.patience and not every:
         why = "there is no val split" if val_data is None else "the run is too short for evaluations on the way"
         raise UserError(f"patience: found {config.patience}, but {why}; give --evaluate-every, or leave it out")
     tracker_names(config.log)
     return replace(config, evaluate_every=every), dataset
+
+
+def _pseudo_masks(config: TrainConfig, output: Path, cache: FrozenCache | None) -> PseudoMasks | None:
+    """Those drawn from pixels and boxes lie in a cache, where there is one: other runs can take them."""
+    if config.masks_from == "annotations":
+        return None
+    own = output / FOLDER
+    first = own / "round-1" if cache is None else cache.store.folder.parent / FOLDER
+    return PseudoMasks(config.masks_from, first, own)
 
 
 def _check_places(output: Path, detector: Path, data: CocoData, cache: FrozenCache | None) -> None:

@@ -3,8 +3,8 @@
 mask_frozen_detr.json and mask_network.safetensors are the model, config.json and preprocessor_config.json what
 transformers must know of it; training.json says how it was trained and which files the run wrote, metrics.jsonl,
 tensorboard/, evaluation-STEP.json and its pictures what came of it, report.html all of it to look at. best/ is a run
-folder of its own, see `best`. checkpoint.pt holds all loop state as long as a run lasts. Nothing else is ever removed
-or replaced.
+folder of its own, see `best`. checkpoint.pt holds all loop state, and pseudo-masks/ those that a run learns from, as long as
+it lasts. Nothing else is ever removed or replaced.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.best import BEST_EVALUATION, BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
+from mask_frozen_detr.training.pseudo_masks.store import FOLDER as PSEUDO_FOLDER
 from mask_frozen_detr.training.run_record import RunRecord
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -51,6 +52,7 @@ OWN = re.compile(
             *map(re.escape, (*ALWAYS, *TRANSFORMERS_FILES, *BEST_FILES, DETECTOR_FOLDER, BEST_DETECTOR, REPORT_FILE)),
             r"evaluation-\d+\.(json|jpg)",
             rf"{TENSORBOARD_FOLDER}/[\w.*-]+",
+            re.escape(PSEUDO_FOLDER),
         ]
     )
 )
@@ -148,6 +150,9 @@ class RunFolder:
         self.unknown: list[str] = []  # what the version that started the run did not record
         self.run = secrets.token_hex(4)  # in the names of tensorboard's files
         self.files: list[str] = [*ALWAYS, *TRANSFORMERS_FILES, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
+        if record.training["masks_from"] != "annotations":
+            self.files.append(PSEUDO_FOLDER)
+        self.resumed = resume
         if not resume or not is_run(path):
             return
         saved = _training(path)
@@ -180,7 +185,8 @@ class RunFolder:
             sweep(self.path / BEST_FOLDER, lambda name: OWN.fullmatch(f"{BEST_FOLDER}/{name}") is not None)
             if self.checkpoint is None:
                 for name in _listed(self.path) if is_run(self.path) else []:
-                    _remove(self.path, name)
+                    if not (self.resumed and name == PSEUDO_FOLDER):  # named by their content: still right
+                        _remove(self.path, name)
         except OSError as error:
             raise UserError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
         if self.checkpoint is not None:
@@ -279,7 +285,10 @@ class RunFolder:
         on_main(lambda: write_best(self.path, best))
 
     def end(self) -> None:
-        """The run is finished: its checkpoint goes. Raises UserError where the folder is not what it should be."""
+        """The run is finished: its checkpoint goes, and its pseudo-masks.
+
+        Raises UserError where the folder is not what it should be.
+        """
 
         def finish() -> None:
             self.check()
@@ -287,6 +296,8 @@ class RunFolder:
                 if not (self.path / name).is_file():
                     raise UserError(f"{self.path / name}: was removed during the run; --resume writes it again")
             (self.path / CHECKPOINT_FILE).unlink(missing_ok=True)
+            if PSEUDO_FOLDER in self.files:
+                shutil.rmtree(self.path / PSEUDO_FOLDER, ignore_errors=True)
 
         on_main(finish)
 
@@ -318,6 +329,7 @@ def _check_foreign(output: Path, record: RunRecord, config: TrainConfig) -> None
             or (name == BEST_FOLDER and not best.is_dir())
             or (name == REPORT_FILE and config.report)
             or (name in (DETECTOR_FOLDER, BEST_DETECTOR) and config.finetune != "none")
+            or (name == PSEUDO_FOLDER and config.masks_from != "annotations")
             or (step and (step == record.steps or (config.evaluate_every and step % config.evaluate_every == 0)))
         )
         if wanted and name not in own:
@@ -360,7 +372,7 @@ def _remove(output: Path, name: str) -> None:
         return
     folder, pattern = (output / name).parent, Path(name).name
     for path in folder.glob(pattern) if folder.is_dir() else []:
-        if pattern == DETECTOR_FOLDER and path.is_dir() and not path.is_symlink():
+        if pattern in (DETECTOR_FOLDER, PSEUDO_FOLDER) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

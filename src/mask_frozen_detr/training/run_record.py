@@ -53,6 +53,7 @@ class RunRecord:
                 "instances": sum(len(image.annotations) for image in dataset.images),
                 **on_main(lambda: digest_data(dataset)),
                 "frozen outputs": "cached" if cached else "computed",
+                **({} if model.supervision is None else {"supervision": asdict(model.supervision)}),
             },
             about["detector"],
             about["class_names"],

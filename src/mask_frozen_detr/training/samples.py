@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from mask_frozen_detr.data.classes import ClassMap
 from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
+from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError
@@ -25,8 +26,11 @@ from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
 from mask_frozen_detr.training.config import AugmentConfig
 from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.matching import Targets
+from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, inside_image
+from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 
 SMALLEST_SIDE = 1.0  # pixels of the view: thinner remains of objects that it cuts are dropped
+BESIDE_TRUTH = 0.5  # what a pseudo-mask counts where other objects have a true one
 SMALLEST_INPUT = 16  # pixels a side: the largest patches that detectors begin with
 
 
@@ -64,7 +68,8 @@ class Batch:
 class TrainingData(Dataset[Sample]):
     """COCO-format images with masks, indexed by (image number, sample number).
 
-    store: frozen outputs of views (see `cache`). Images whose outputs it holds are not read.
+    store: frozen outputs of views (see `cache`). Images whose outputs it holds are not read. pseudo_masks: of objects
+    whose mask is not taken from the annotations; they must be there when a sample is asked for.
     Raises UserError where no image has anything to learn from, and for large-scale jitter with a detector that
     resizes every image: the jitter's scale and padding would be lost on it.
     """
@@ -77,9 +82,10 @@ class TrainingData(Dataset[Sample]):
         augment: AugmentConfig,
         seed: int,
         store: ViewStore | None = None,
+        pseudo_masks: PseudoMasks | None = None,
     ):
         self.classes, self.preprocessing, self.augment, self.seed = classes, preprocessing, augment, seed
-        self.store = store
+        self.store, self.pseudo_masks = store, pseudo_masks
         if augment.large_scale_jitter and not preprocessing.resizes_freely:
             raise UserError(
                 "large_scale_jitter: found True, but the detector's pre-processing resizes every image itself, "
@@ -89,7 +95,9 @@ class TrainingData(Dataset[Sample]):
             record
             for record in data.images
             if any(
-                not a.iscrowd and a.segmentation is not None and a.category_id in classes.index_of
+                not a.iscrowd
+                and (a.segmentation is not None or self._is_drawn(a))
+                and a.category_id in classes.index_of
                 for a in record.annotations
             )
         ]
@@ -98,7 +106,14 @@ class TrainingData(Dataset[Sample]):
             raise UserError(
                 f"{data.annotation_file}: no image has an annotation to learn from "
                 f"({len(data.images)} images, {bare} annotations without a mask, {len(data.skipped)} broken ones)"
+                + ("; --masks-from boxes learns from the boxes alone" if bare and pseudo_masks is None else "")
             )
+        mixed = any(
+            annotation.segmentation is not None and not annotation.iscrowd and not self._is_drawn(annotation)
+            for record in self.images
+            for annotation in record.annotations
+        )
+        self._trust = BESIDE_TRUTH if mixed else 1.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -137,10 +152,29 @@ class TrainingData(Dataset[Sample]):
             )
         return Sample(pixels, targets, number, view=name)
 
+    def whole(self, record: ImageRecord, flip: bool) -> Sample:
+        """All of an image as the detector sees it in evaluation, or that mirrored, with nothing to find.
+
+        Raises UserError where it cannot be read.
+        """
+        size = (record.width, record.height)
+        name = None if self.store is None else self.store.name(record, flip)
+        frozen = self.store.read(name) if self.store is not None and name is not None else None
+        if frozen is not None:
+            return Sample(frozen, no_targets(), view=name)
+        view = View((0.0, 0.0, float(size[0]), float(size[1])), size, flip)
+        image = view.image(open_picture(record, record.orientation))
+        return Sample(self.preprocessing(image), no_targets(), view=name)
+
+    def _is_drawn(self, annotation: Annotation) -> bool:
+        return self.pseudo_masks is not None and self.pseudo_masks.draws(annotation)
+
     def _targets(self, record: ImageRecord, view: View) -> Targets:
-        boxes, labels, masks, has_mask = [], [], [], []
+        boxes, labels, masks, has_mask, weights = [], [], [], [], []
+        drawn = iter([] if self.pseudo_masks is None else self.pseudo_masks.read(record))
         W, H = view.size
         for annotation in record.annotations:
+            pseudo = next(drawn) if self._is_drawn(annotation) else None  # every one is taken, used or not
             label = self.classes.index_of.get(annotation.category_id)
             if label is None or annotation.iscrowd:
                 continue
@@ -151,7 +185,12 @@ class TrainingData(Dataset[Sample]):
             x0, y0, x1, y1 = view.map_box(visible)
             if min(x1 - x0, y1 - y0) < SMALLEST_SIDE:
                 continue
-            if annotation.segmentation is None:
+            weight = 1.0
+            if pseudo is not None:
+                whole = inside_image((x, y, x + w, y + h), record.width, record.height)
+                mask = part_of(pseudo, whole, visible).astype(np.float16) / 255
+                weight = self._trust * float(np.abs(2 * mask.astype(np.float32) - 1).mean())
+            elif annotation.segmentation is None:
                 mask = np.zeros((MASK_SIDE, MASK_SIDE), dtype=np.uint8)
             else:
                 mask = box_mask(annotation.segmentation, visible, MASK_SIDE, (record.width, record.height))
@@ -160,15 +199,30 @@ class TrainingData(Dataset[Sample]):
             boxes.append(((x0 + x1) / 2 / W, (y0 + y1) / 2 / H, (x1 - x0) / W, (y1 - y0) / H))
             labels.append(label)
             masks.append(mask[:, ::-1] if view.flip else mask)
-            has_mask.append(annotation.segmentation is not None)
+            has_mask.append(pseudo is not None or annotation.segmentation is not None)
+            weights.append(weight)
         if not boxes:
             return no_targets()
         return Targets(
             torch.tensor(boxes, dtype=torch.float32),
             torch.tensor(labels, dtype=torch.int64),
-            torch.from_numpy(np.ascontiguousarray(np.stack(masks), dtype=np.uint8)),
+            torch.from_numpy(np.ascontiguousarray(np.stack(masks))),
             torch.tensor(has_mask),
+            torch.tensor(weights, dtype=torch.float32),
         )
+
+
+def part_of(mask: np.ndarray, box: Box, visible: Box) -> np.ndarray:
+    """What of an (S, S) mask over `box` is over `visible`, a box within it, on as many cells: the nearest ones."""
+    rows, columns = (
+        (low + (np.arange(len(mask)) + 0.5) * (high - low) / len(mask) - start) / (end - start) * len(mask)
+        for low, high, start, end in (
+            (visible[1], visible[3], box[1], box[3]),
+            (visible[0], visible[2], box[0], box[2]),
+        )
+    )
+    last = len(mask) - 1
+    return mask[np.ix_(rows.astype(int).clip(0, last), columns.astype(int).clip(0, last))]
 
 
 def no_targets() -> Targets:
@@ -177,6 +231,7 @@ def no_targets() -> Targets:
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, MASK_SIDE, MASK_SIDE, dtype=torch.uint8),
         torch.zeros(0, dtype=torch.bool),
+        torch.zeros(0),
     )
 
 

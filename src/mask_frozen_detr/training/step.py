@@ -54,6 +54,7 @@ def step_losses(
             send(truth.labels, device),
             loss,
             points,
+            send(truth.weights, device),
         )
         if not len(matches):
             # Attention among no queries gives its parameters no gradient, but other processes wait for one.

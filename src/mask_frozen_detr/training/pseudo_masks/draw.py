@@ -1,0 +1,68 @@
+"""The first pseudo-masks of a data set, from its pixels and boxes, by several processes, picture by picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.data.orientation import open_picture
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.progress import Progress
+from mask_frozen_detr.machine.signals import leave_signals_to_parent
+from mask_frozen_detr.training.pseudo_masks.soft_cut import soft_cut
+from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
+
+
+class Drawing(Dataset[str]):
+    """Pictures whose masks are drawn and written as they are asked for; each gives why it cannot be, or nothing."""
+
+    def __init__(self, records: Sequence[ImageRecord], store: PseudoMasks):
+        self.records, self.store = records, store
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> str:
+        record = self.records[index]
+        try:
+            image = open_picture(record, record.orientation)
+        except UserError as error:
+            return str(error)
+        masks = []
+        for annotation in self.store.objects(record):
+            x, y, w, h = annotation.bbox
+            masks.append(soft_cut(image, (x, y, x + w, y + h)))
+        self.store.write(record, np.stack(masks))
+        return ""
+
+
+def draw_missing(store: PseudoMasks, records: Sequence[ImageRecord], workers: int, quiet: bool) -> None:
+    """Draw what is not there yet; of several processes each its share.
+
+    Pictures that cannot be read are left out, as training leaves them out. Raises UserError where a file cannot be
+    written.
+    """
+    state = processes()
+    missing = missing_of(store, records[state.process_index :: state.num_processes])
+    bar = Progress("drawing pseudo-masks", len(missing), quiet=quiet or not missing or not state.is_main_process)
+    loader = DataLoader(
+        Drawing(missing, store), batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_parent
+    )
+    for done, _ in enumerate(loader, 1):
+        bar.update(done)
+    bar.close()
+    state.wait_for_everyone()
+
+
+def missing_of(store: PseudoMasks, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The images whose masks are to be drawn, without those that cannot be read: training names them."""
+    missing = []
+    for record in records:
+        try:
+            if not store.has(record):
+                missing.append(record)
+        except UserError:
+            continue
+    return missing

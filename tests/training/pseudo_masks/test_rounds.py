@@ -1,0 +1,198 @@
+"""Training on masks that it draws itself: from boxes alone, beside true masks, and drawn anew by the network."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NAMES
+
+from mask_frozen_detr import MaskFrozenDetr, UserError
+from mask_frozen_detr.data.classes import classes_of
+from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.evaluation import evaluate
+from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
+from mask_frozen_detr.training.loop import train
+from mask_frozen_detr.training.losses import mask_losses
+from mask_frozen_detr.training.pseudo_masks.redraw import redraw_missing
+from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
+from mask_frozen_detr.training.samples import BESIDE_TRUTH, TrainingData
+
+CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
+FROM_BOXES = replace(CONFIG, masks_from="boxes")
+PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
+
+
+def without_masks(data: CocoData, images: int = 1000) -> CocoData:
+    """The same with boxes alone in the first images."""
+    bare = [
+        replace(record, annotations=tuple(replace(a, segmentation=None) for a in record.annotations))
+        for record in data.images[:images]
+    ]
+    return replace(data, images=[*bare, *data.images[images:]])
+
+
+def scenes_to_learn_from(data: CocoData) -> list[ImageRecord]:
+    """Those with an object that the tiny detectors know."""
+    known = {key for key, name in data.categories.items() if name in NAMES.values()}
+    return [record for record in data.images if any(a.category_id in known for a in record.annotations)]
+
+
+def weights(detector, network, data: CocoData, output: Path, config: TrainConfig) -> bytes:
+    torch.manual_seed(0)
+    train(MaskFrozenDetr.build(detector, network), data, None, output, config, quiet=True)
+    return (output / WEIGHTS_FILE).read_bytes()
+
+
+def test_masks_from_boxes_see_no_mask(squashing, tiny_network, scenes, tmp_path):
+    """Whatever masks the annotations hold, the outcome is that of annotations without any."""
+    blind = weights(squashing, tiny_network, without_masks(scenes[0]), tmp_path / "blind", FROM_BOXES)
+    assert weights(squashing, tiny_network, scenes[0], tmp_path / "seeing", FROM_BOXES) == blind
+    assert weights(squashing, tiny_network, scenes[0], tmp_path / "true", CONFIG) != blind
+
+
+def test_where_nothing_is_missing_training_is_the_usual(squashing, tiny_network, scenes, tmp_path, capsys):
+    where_missing = replace(CONFIG, masks_from="boxes-where-missing")
+    torch.manual_seed(0)
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    train(model, scenes[0], None, tmp_path / "all", where_missing)
+    assert "every object has a mask; trained as usual" in capsys.readouterr().err
+    usual = weights(squashing, tiny_network, scenes[0], tmp_path / "usual", CONFIG)
+    assert (tmp_path / "all" / WEIGHTS_FILE).read_bytes() == usual
+    assert model.supervision is None
+
+
+def test_a_run_says_how_it_was_supervised(squashing, tiny_network, scenes, tmp_path):
+    torch.manual_seed(0)
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    config = replace(CONFIG, masks_from="boxes-where-missing", rounds=2)
+    train(model, without_masks(scenes[0], 4), scenes[1], tmp_path / "run", config, quiet=True)
+    loaded = MaskFrozenDetr.from_pretrained(tmp_path / "run", squashing)
+    assert loaded.supervision == model.supervision
+    assert loaded.supervision is not None
+    learned = scenes_to_learn_from(scenes[0])
+    counts = [len(record.annotations) * (record in learned) for record in scenes[0].images]
+    assert (loaded.supervision.pseudo_masks, loaded.supervision.true_masks) == (sum(counts[:4]), sum(counts[4:]))
+    saved = json.loads((tmp_path / "run" / "evaluation-2.json").read_text())
+    said = f"{sum(counts[4:])} true masks and {sum(counts[:4])} pseudo-masks made from boxes"
+    assert said in saved["supervision"]
+    assert said in evaluate(loaded, scenes[1]).table()
+    assert not (tmp_path / "run" / "pseudo-masks").exists(), "left behind by a finished run"
+
+
+def test_without_masks_the_way_is_told(squashing, tiny_network, scenes, tmp_path):
+    with pytest.raises(UserError, match="--masks-from boxes"):
+        weights(squashing, tiny_network, without_masks(scenes[0]), tmp_path / "run", CONFIG)
+
+
+def test_rounds_need_something_to_draw():
+    with pytest.raises(UserError, match="rounds: found 2"):
+        replace(CONFIG, rounds=2)
+    assert replace(FROM_BOXES, rounds=3).round_ends(100) == [33, 66]
+    assert replace(FROM_BOXES, rounds=3).round_ends(2) == [1]
+
+
+# --- what samples hold ---
+
+
+@pytest.fixture
+def drawn(squashing, scenes, tmp_path) -> TrainingData:
+    """The scenes, true masks in all but the first; its masks are a known pattern, certain in one half."""
+    data = without_masks(replace(scenes[0], images=scenes_to_learn_from(scenes[0])), 1)
+    store = PseudoMasks("boxes-where-missing", tmp_path / "first", tmp_path / "own")
+    record = data.images[0]
+    pattern = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
+    pattern[:, : MASK_SIDE // 2] = 255
+    pattern[:, MASK_SIDE // 2 :] = np.linspace(0, 255, MASK_SIDE // 2).astype(np.uint8)
+    store.write(record, np.stack([pattern] * len(record.annotations)))
+    classes = classes_of(data, squashing.info.class_names)
+    return TrainingData(data, classes, squashing.info.preprocessing, PLAIN, 0, pseudo_masks=store)
+
+
+def test_pseudo_masks_are_soft_and_count_less_beside_true_ones(drawn):
+    targets = drawn[0, 0].targets
+    assert targets.has_mask.all()
+    half = MASK_SIDE // 2
+    assert (targets.masks[:, :, :half] == 1).all()
+    ramp = torch.linspace(0, 255, half).to(torch.uint8).float() / 255
+    assert torch.allclose(
+        targets.masks[:, :, half:].float(), ramp.expand(len(targets.labels), MASK_SIDE, -1), atol=1e-3
+    )
+    sure = (1 + (2 * ramp - 1).abs().mean()) / 2
+    assert targets.weights.tolist() == pytest.approx([BESIDE_TRUTH * float(sure)] * len(targets.labels), rel=1e-3)
+    true = drawn[1, 1].targets
+    assert true.masks.dtype == torch.uint8
+    assert (true.weights == 1).all()
+
+
+def test_a_mirrored_view_mirrors_them(drawn):
+    drawn.augment = replace(PLAIN, flip=True)
+    plain, mirrored = (
+        next(s for s in (drawn[0, n] for n in range(50)) if bool(s.targets.masks[0, 0, MASK_SIDE // 2] == 0) is first)
+        for first in (True, False)
+    )
+    assert torch.equal(plain.targets.masks.flip(-1), mirrored.targets.masks)
+
+
+def test_weights_scale_losses():
+    torch.manual_seed(0)
+    logits, masks = torch.randn(3, 8, 8), (torch.rand(3, 16, 16) > 0.5).to(torch.uint8)
+    boxes, labels = torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 3), torch.zeros(3, dtype=torch.int64)
+
+    def losses(part: slice, weights: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        inputs = (logits[part], None, boxes[part], masks[part], boxes[part], labels[part])
+        return mask_losses(*inputs, LossConfig(sampled_points=False), weights=weights)
+
+    both = losses(slice(0, 3), torch.tensor([1.0, 0.25, 0.0]))
+    for key in ("bce", "dice"):
+        expected = losses(slice(0, 1))[key] + 0.25 * losses(slice(1, 2))[key]
+        assert torch.allclose(both[key], expected)
+
+
+# --- drawn anew ---
+
+
+def test_the_network_draws_in_the_true_boxes(squashing, tiny_network, scenes, tmp_path, monkeypatch):
+    """A network that answers with the truth of its frame is drawn as the truth, mirrored or not, wider or not."""
+    data = replace(scenes[0], images=scenes_to_learn_from(scenes[0])[:1])
+    classes = classes_of(data, squashing.info.class_names)
+    store = PseudoMasks("boxes", tmp_path / "first", tmp_path / "own")
+    store.round = 2
+    dataset = TrainingData(
+        data, classes, squashing.info.preprocessing, replace(PLAIN, flip=True), 0, pseudo_masks=store
+    )
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    record, asked = data.images[0], []
+
+    def truth_of(frame: list[float], flip: bool, annotation) -> torch.Tensor:
+        height, width = 96, 96
+        x0, y0, x1, y1 = frame
+        if flip:
+            x0, x1 = width - x1, width - x0
+        sx, sy = record.width / width, record.height / height
+        box = (x0 * sx, y0 * sy, x1 * sx, y1 * sy)
+        mask = box_mask(annotation.segmentation, box, 64, (record.width, record.height)).astype(np.float32)
+        return torch.from_numpy((mask[:, ::-1] if flip else mask).copy() * 20 - 10)
+
+    forward = type(model.network).forward
+
+    def answer(self, detections, pixel_mask, images, queries, boxes):
+        output = forward(self, detections, pixel_mask, images, queries, boxes)
+        pairs = zip(output.frames.tolist(), [*record.annotations, *record.annotations], strict=True)
+        output.logits = torch.stack([truth_of(frame, bool(asked), annotation) for frame, annotation in pairs])
+        asked.append(boxes)
+        return output
+
+    monkeypatch.setattr(type(model.network), "forward", answer)
+    redraw_missing(store, model, dataset, None, quiet=True)
+    masks = store.read(record)
+    for mask, annotation in zip(masks, record.annotations, strict=True):
+        x, y, w, h = annotation.bbox
+        truth = box_mask(annotation.segmentation, (x, y, x + w, y + h), MASK_SIDE, (record.width, record.height)) > 0
+        found = mask > 127
+        assert (found & truth).sum() / (found | truth).sum() > 0.85
+    assert len(asked) == 2, "the picture and its mirror image"
