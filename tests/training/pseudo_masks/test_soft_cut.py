@@ -30,7 +30,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_scenes(scenes):
     """Six shapes on textured grounds; boxes as masks reach 0.61 of them."""
-    ours, boxes = [], []
+    ours: list[float] = []
+    boxes: list[float] = []
     for record in scenes[0].images[:6]:
         image = open_picture(record)
         for annotation in record.annotations:
@@ -80,4 +81,4 @@ def test_boxes_of_every_kind(box):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (2000, 2)])
 def test_pictures_of_every_size(size):
-    assert soft_cut(Image.new("RGB", size, "white"), (0.0, 0.0, *map(float, size))).any()
+    assert soft_cut(Image.new("RGB", size, "white"), (0.0, 0.0, float(size[0]), float(size[1]))).any()
