@@ -3,8 +3,8 @@
 mask_frozen_detr.json and mask_network.safetensors are the model, config.json and preprocessor_config.json what
 transformers must know of it; training.json says how it was trained and which files the run wrote, metrics.jsonl,
 tensorboard/, evaluation-STEP.json and its pictures what came of it, report.html all of it to look at. best/ is a run
-folder of its own, see `best`. checkpoint.pt holds all loop state, and pseudo-masks/ those that a run learns from, as long as
-it lasts. Nothing else is ever removed or replaced.
+folder of its own, see `best`. checkpoint.pt holds all loop state, and pseudo-masks/ those that a run learns
+from, as long as it lasts. Nothing else is ever removed or replaced.
 """
 
 import hashlib
