@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mask_frozen_detr.model import MaskFrozenDetr
     from mask_frozen_detr.network.config import MaskNetworkConfig
     from mask_frozen_detr.results.instances import Instances
+    from mask_frozen_detr.runtime.model import OnnxModel
     from mask_frozen_detr.training.config import TrainConfig
     from mask_frozen_detr.training.loop import train
     from mask_frozen_detr.training.presets import preset
@@ -22,6 +23,7 @@ __all__ = [
     "Instances",
     "MaskFrozenDetr",
     "MaskNetworkConfig",
+    "OnnxModel",
     "TrainConfig",
     "UserError",
     "evaluate",
@@ -38,6 +40,7 @@ __getattr__ = lazily(
         "Instances": "results.instances",
         "MaskFrozenDetr": "model",
         "MaskNetworkConfig": "network.config",
+        "OnnxModel": "runtime.model",
         "TrainConfig": "training.config",
         "UserError": "errors",
         "evaluate": "evaluation",

@@ -27,6 +27,7 @@ from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.regular_files import check_regular
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetwork
+from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.coco_results import BOX_KEYS, KINDS, MASK_KEYS, coco_results, coco_truth
 from mask_frozen_detr.results.evaluation_record import (
     Evaluation,
@@ -35,7 +36,7 @@ from mask_frozen_detr.results.evaluation_record import (
     read_evaluation,
     write_evaluation,
 )
-from mask_frozen_detr.results.inference import check_thresholds, segment
+from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.scoring import Scores, metric_names, score, scorer_name
 

@@ -21,7 +21,7 @@ from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.results.inference import MASK_THRESHOLD
+from mask_frozen_detr.results.assemble import MASK_THRESHOLD
 from mask_frozen_detr.results.paste import Crop, paste_probabilities
 from mask_frozen_detr.results.rle import crop_to_rle
 

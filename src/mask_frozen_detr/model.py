@@ -12,20 +12,22 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mask_frozen_detr.data.classes import RunClasses, normalise
+from mask_frozen_detr.data.classes import RunClasses, class_indices
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.identity import SCHEME, hash_weights
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
-from mask_frozen_detr.errors import UserError, shorten
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
+from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.careful_boxes import segment_carefully
 from mask_frozen_detr.results.given_boxes import call_by, check_boxes, find_labels, segment_boxes
-from mask_frozen_detr.results.inference import check_thresholds, segment
+from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.run.description import (
     CONFIG_FILE,
@@ -39,7 +41,7 @@ from mask_frozen_detr.run.description import (
 from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
 from mask_frozen_detr.run.transformers_files import check_transformers_files, write_transformers_files
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
-from mask_frozen_detr.run.weights import hash_file, load_network, load_network_weights, save_network_weights
+from mask_frozen_detr.run.weights import load_network, load_network_weights, save_network_weights
 from mask_frozen_detr.sharing.card import CARD_FILE, Card, write_card
 from mask_frozen_detr.sharing.facts import PICTURES_FOLDER, read_facts
 from mask_frozen_detr.sharing.hub import download, upload
@@ -319,15 +321,7 @@ class MaskFrozenDetr(nn.Module):
 
         Raises UserError for a name that no class has.
         """
-        if classes is None:
-            chosen = self.classes is not None and self.classes.choice.chosen is not None
-            return sorted(self.classes.index_of.values()) if chosen and self.classes is not None else None
-        by_form = {normalise(name): index for index, name in reversed(list(enumerate(self.class_names))) if name}
-        lost = [name for name in classes if normalise(name) not in by_form]
-        if lost or not classes:
-            known = shorten(filter(None, self.class_names), 30)
-            raise UserError(f"classes: found {shorten(lost) or 'none'}, expected some of {known}")
-        return sorted({by_form[normalise(name)] for name in classes})
+        return class_indices(self.class_names, self.classes, classes)
 
     def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool, careful: bool) -> Any:
         if boxes is None:

@@ -20,11 +20,11 @@ from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.processes import processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr, PreparedPicture
+from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
 from mask_frozen_detr.results.exports.write import check_exports, write_exports
 from mask_frozen_detr.results.fonts import check_font, undrawable
-from mask_frozen_detr.results.inference import check_thresholds
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import (
     PREDICTIONS_FILE,

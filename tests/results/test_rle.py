@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.results.paste import Crop
-from mask_frozen_detr.results.rle import crop_to_rle, rle_to_crop, rle_to_mask
+from mask_frozen_detr.results.rle import compress, crop_to_rle, rle_to_crop, rle_to_mask
 
 HEIGHT, WIDTH = 11, 9
 
@@ -77,3 +77,12 @@ def check(crop: Crop, height: int, width: int) -> None:
 def test_uncompressed_counts_are_read():
     rle = {"size": [3, 2], "counts": [1, 3, 2]}
     np.testing.assert_array_equal(rle_to_mask(rle), [[False, True], [True, False], [True, False]])
+
+
+@pytest.mark.parametrize(
+    "counts", [[0, 5], [7], [0, 1, 2, 3, 200, 1], [3, 1000, 31, 32, 33, 1, 15, 16, 17], [0, 4096, 1]]
+)
+def test_compressed_counts_are_those_of_coco(counts):
+    height, width = 1, sum(counts)
+    theirs = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    assert compress(np.array(counts)) == theirs["counts"].decode()

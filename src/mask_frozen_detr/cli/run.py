@@ -17,6 +17,7 @@ from mask_frozen_detr.cli.convert import Convert
 from mask_frozen_detr.cli.demo import Demo
 from mask_frozen_detr.cli.detectors import Detectors
 from mask_frozen_detr.cli.evaluate import Evaluate
+from mask_frozen_detr.cli.export import Export
 from mask_frozen_detr.cli.inspect import Inspect
 from mask_frozen_detr.cli.predict import Predict
 from mask_frozen_detr.cli.recipes import Recipes
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "compare": Compare,
     "predict": Predict,
+    "export": Export,
     "annotate": Annotate,
     "serve": Serve,
     "benchmark": Benchmark,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mask_frozen_detr.data.coco import ClassChoice, CocoData
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, shorten
 
 # Spellings of COCO's names in published checkpoints (Pascal VOC's, run together) → COCO's own.
 ALIASES = {
@@ -129,6 +129,23 @@ def map_classes(class_names: Sequence[str], categories: Mapping[int, str], run: 
         by=by,
         run=run or RunClasses({categories[category]: index for category, index in index_of.items()}, by),
     )
+
+
+def class_indices(
+    class_names: Sequence[str], run: RunClasses | None, classes: Sequence[str] | None = None
+) -> list[int] | None:
+    """Indices of the classes of these names; without names, of those chosen for the run's training. None: all.
+
+    Raises UserError for a name that no class has.
+    """
+    if classes is None:
+        return sorted(run.index_of.values()) if run is not None and run.choice.chosen is not None else None
+    by_form = {normalise(name): index for index, name in reversed(list(enumerate(class_names))) if name}
+    lost = [name for name in classes if normalise(name) not in by_form]
+    if lost or not classes:
+        known = shorten(filter(None, class_names), 30)
+        raise UserError(f"classes: found {shorten(lost) or 'none'}, expected some of {known}")
+    return sorted({by_form[normalise(name)] for name in classes})
 
 
 def classes_of(data: CocoData, class_names: Sequence[str], run: RunClasses | None = None) -> ClassMap:

@@ -7,16 +7,19 @@ import contextlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from mask_frozen_detr.data.images import open_header, read_image, to_rgb
 from mask_frozen_detr.errors import UserError, printable, reason
+
+if TYPE_CHECKING:
+    import torch
 
 EXPECTED = (
     "a path, encoded bytes, a binary file object, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of "
@@ -35,8 +38,9 @@ class _Readable(Protocol):
 
 def is_one_picture(value: Any) -> bool:
     """Whether `value` is a single picture, or something that never is one: not several of them."""
-    pictures = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | torch.Tensor
-    return isinstance(value, (pictures, Mapping, _Readable)) or not isinstance(value, Iterable)
+    pictures = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    one = isinstance(value, (pictures, Mapping, _Readable)) or _is_tensor(value)
+    return one or not isinstance(value, Iterable)
 
 
 def to_picture(value: Any) -> Image.Image:
@@ -61,7 +65,7 @@ def to_picture(value: Any) -> Image.Image:
             raise
         except (OSError, ValueError, SyntaxError, AttributeError) as error:  # closed, cut short, of a rare mode
             raise UserError(f"PIL image of mode {value.mode}: cannot be read: {reason(error)}") from error
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         return _from_array(_channels_last(value), f"tensor {tuple(value.shape)} {value.dtype}")
     if isinstance(value, np.ndarray):
         return _from_array(value, f"array {value.shape} {value.dtype}")
@@ -87,7 +91,13 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         raise UserError(f"{name}: cannot be read as JPEG, PNG, WebP, BMP or TIFF ({reason(error)})") from None
 
 
-def _channels_last(tensor: torch.Tensor) -> np.ndarray:
+def _is_tensor(value: Any) -> bool:
+    """Without torch, for where it is not installed: who has a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _channels_last(tensor: "torch.Tensor") -> np.ndarray:
     """(1, 3 or 4, H, W) → (H, W, C), floats of any width as float32."""
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
         several = "; several pictures as a list: list(tensor)" if tensor.ndim == 4 else ""

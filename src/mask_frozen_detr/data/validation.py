@@ -12,7 +12,6 @@ from operator import mul
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 Extent = tuple[float, float, float, float]  # x0, y0, x1, y1
 
@@ -100,6 +99,8 @@ def _is_box(bbox: Any) -> bool:
 def _check_bbox(bbox: Any, segmentation: Any, extent: Extent | None, width: int, height: int) -> Extent:
     if bbox is None:
         if extent is None:
+            from pycocotools import mask as coco_mask  # only what reads annotations needs it
+
             x, y, w, h = map(float, coco_mask.toBbox(segmentation))
             return x, y, w, h
         x0, y0, x1, y1 = max(extent[0], 0), max(extent[1], 0), min(extent[2], width), min(extent[3], height)
@@ -205,6 +206,8 @@ def _check_rle(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, 
     if not area:
         raise Broken("RLE of an empty mask")
     if type(counts) is list:
+        from pycocotools import mask as coco_mask
+
         compressed = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)["counts"]
     return {"size": size, "counts": compressed}, float(area)
 

@@ -114,17 +114,17 @@ class FrozenDetector(nn.Module, ABC):
         self.eval()
 
     @abstractmethod
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """The forward pass itself; see `forward`."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that `load_detector(folder)` needs into an existing folder, after fine-tuning."""
 
-    def forward(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
 
-        The mask best lies on the host: to look at it there, a GPU need not be waited for.
+        The mask best lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
         images = pixel_values

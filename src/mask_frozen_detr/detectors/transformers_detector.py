@@ -98,9 +98,9 @@ class TransformersDetector(FrozenDetector):
                     del module._forward_hooks[number]
         return dict(vars(self))
 
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
-        if self.family.takes_mask or bool((pixel_mask == 1).all()):
+        if pixel_mask is None or self.family.takes_mask or bool((pixel_mask == 1).all()):
             return self._run(pixel_values, pixel_mask, targets)
         sizes = extents(pixel_mask).tolist()
         return join(
@@ -110,9 +110,9 @@ class TransformersDetector(FrozenDetector):
             ]
         )
 
-    def _run(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None) -> Detections:
+    def _run(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None) -> Detections:
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
-        if self.family.takes_mask:
+        if self.family.takes_mask and pixel_mask is not None:
             inputs["pixel_mask"] = send(pixel_mask, pixel_values.device)
         if self.prompt is not None:
             inputs |= self.prompt.inputs(len(pixel_values))

@@ -77,7 +77,7 @@ class DeformableSelfAttention(nn.Module):
     ) -> Tensor:
         """tokens (B, S, d) of `grid`; position (·, S, d) added to the queries; count: only the first N tokens look
         around, None: all. Values of padding are zeroed. Returns (B, N, d)."""
-        B = len(tokens)
+        B = tokens.shape[0]
         query = (tokens if position is None else tokens + position)[:, :count]
         N = query.shape[1]
         value = self.value(tokens)

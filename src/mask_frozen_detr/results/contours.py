@@ -5,7 +5,9 @@ Letters: H, W image, N points.
 """
 
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import crop_to_rle
 
 
 def trace_contours(mask: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -56,5 +58,4 @@ def encode_mask(mask: np.ndarray) -> list[list[float]] | dict:
     contours, holes = trace_contours(mask)
     if not holes:
         return [contour.astype(float).ravel().tolist() for contour in contours]
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+    return crop_to_rle(Crop(0, 0, mask.astype(bool)), *mask.shape)

@@ -19,7 +19,7 @@ from mask_frozen_detr.detectors.base import Detections, FrozenDetector, ScoreRul
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.ops.padding import extents
-from mask_frozen_detr.results.inference import MASK_THRESHOLD
+from mask_frozen_detr.results.assemble import MASK_THRESHOLD
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
 

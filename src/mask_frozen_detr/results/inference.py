@@ -3,10 +3,8 @@
 Letters: B images, Q queries, K classes, N detections of an image, M distinct queries over all images.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +12,10 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mask_frozen_detr.detectors.base import FrozenDetector, ScoreRule
-from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.ops.padding import extents
+from mask_frozen_detr.results.assemble import assemble
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
-
-MASK_THRESHOLD = 0.5
 
 
 @dataclass
@@ -35,34 +30,14 @@ class TopDetections:
     labels: Tensor
 
 
-def check_thresholds(score_threshold: Any, max_detections: Any) -> None:
-    """Raises UserError unless the threshold is from 0 to 1 and the detections are a whole number, at least 1."""
-    try:
-        sane = 0 <= float(score_threshold) <= 1
-    except (TypeError, ValueError):
-        sane = False
-    if not sane:
-        raise UserError(f"score_threshold: found {score_threshold!r}, expected a number from 0 to 1")
-    try:
-        sane = operator.index(max_detections) >= 1
-    except TypeError:
-        sane = False
-    if not sane:
-        raise UserError(f"max_detections: found {max_detections!r}, expected a whole number, at least 1")
+def best_pairs(
+    logits: Tensor, rule: ScoreRule, count: int, classes: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, queries and labels (B, N) of the `count` best (query, class) pairs of (B, Q, K) logits, best first.
 
-
-def top_detections(
-    logits: Tensor,
-    rule: ScoreRule,
-    count: int,
-    score_threshold: float = 0.0,
-    classes: Sequence[int] | None = None,
-) -> list[TopDetections]:
-    """The `count` best pairs of (B, Q, K) logits, image by image: the detector's own post-processing.
-
-    With sigmoid classes a query may appear under several of them; with softmax, or a prompt, it has one.
-    classes: pairs of these alone, None for all.
-    Raises FloatingPointError where a score is not a number.
+    The detector's own post-processing. With sigmoid classes a query may appear under several of them; with softmax,
+    or a prompt, it has one. N is less than `count` where there are not so many pairs.
+    classes: those of other classes score -1; None for all.
     """
     scores = rule.scores(logits.float())
     if classes is not None:
@@ -73,12 +48,21 @@ def top_detections(
         if classes is not None:
             best = best.masked_fill(~wanted[labels], -1.0)
         values, queries = best.topk(min(count, best.shape[1]), dim=1)
-        labels = labels.gather(1, queries)
-    else:
-        flat = (scores if classes is None else scores.masked_fill(~wanted, -1.0)).flatten(1)
-        values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
-        queries, labels = pairs // scores.shape[2], pairs % scores.shape[2]
-    values, queries, labels = values.cpu(), queries.cpu(), labels.cpu()
+        return values, queries, labels.gather(1, queries)
+    flat = (scores if classes is None else scores.masked_fill(~wanted, -1.0)).flatten(1)
+    values, pairs = flat.topk(min(count, flat.shape[1]), dim=1)
+    return values, pairs // scores.shape[2], pairs % scores.shape[2]
+
+
+def top_detections(
+    logits: Tensor,
+    rule: ScoreRule,
+    count: int,
+    score_threshold: float = 0.0,
+    classes: Sequence[int] | None = None,
+) -> list[TopDetections]:
+    """`best_pairs` above a threshold, image by image. Raises FloatingPointError where a score is not a number."""
+    values, queries, labels = (found.cpu() for found in best_pairs(logits, rule, count, classes))
     if values.isnan().any():  # which count as the highest: none can be lost among the rest
         raise FloatingPointError("the detector's class scores are not numbers (NaN)")
     keep = values > score_threshold
@@ -159,34 +143,16 @@ def make_instances(
     or None. size: (height, width). Raises FloatingPointError where scores or boxes are not numbers.
     """
     height, width = size
-    binary, probabilities, confidence = [], [], []
-    for mask, frame in zip(masks, frames, strict=True):  # one by one: a hundred large ones would be gigabytes
-        pasted = paste_probabilities(mask, frame, height, width)
-        binary.append(pasted.above(MASK_THRESHOLD))
-        if iou is None:
-            confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
-        if keep_probabilities:
-            probabilities.append(pasted)
-    class_scores = top.scores.numpy()
-    if iou is not None:  # equation 13
-        factors = iou[inverse, top.labels].numpy()
-    else:  # equation 2
-        factors = np.array(confidence, dtype=np.float32)[inverse.numpy()]
     found = box_convert(boxes[top.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
-    scores = (class_scores * factors).astype(np.float32)
-    if np.isnan(scores).any() or found.isnan().any():
-        raise FloatingPointError("boxes or the masks' scores are not numbers (NaN)")
-    which = inverse.tolist()
-    labels = top.labels.numpy()
-    instances = Instances(
+    return assemble(
         boxes=found.numpy(),
-        scores=scores,
-        class_scores=class_scores,
-        labels=labels,
-        names=[class_names[label] or str(label) for label in labels],
-        crops=[binary[k] for k in which],
-        height=height,
-        width=width,
-        probability_crops=[probabilities[k] for k in which] if keep_probabilities else None,
+        class_scores=top.scores.numpy(),
+        labels=top.labels.numpy(),
+        masks=masks,
+        frames=frames,
+        which=inverse.numpy(),
+        scores=None if iou is None else (top.scores * iou[inverse, top.labels]).numpy(),
+        size=size,
+        class_names=class_names,
+        keep_probabilities=keep_probabilities,
     )
-    return instances[np.argsort(-instances.scores, kind="stable")]

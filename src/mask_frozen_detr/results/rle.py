@@ -1,13 +1,13 @@
 """COCO's compressed run lengths, straight from a piece of a mask.
 
 COCO counts runs of 0, 1, 0, … down the columns of the whole image; a piece's runs need only their starts moved.
-Letters: H × W image, h × w a piece of it.
+Writing them takes numpy alone, for where nothing else is installed; pycocotools reads and draws.
+Letters: H × W image, h × w a piece of it, N runs.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.results.paste import Crop
 
@@ -18,12 +18,34 @@ def crop_to_rle(crop: Crop, height: int, width: int) -> dict:
     The same bytes as `pycocotools.mask.encode` of the full-resolution mask, which is never made.
     """
     counts = np.diff(_changes(crop, height, width), prepend=0, append=height * width)
-    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": compress(counts)}
+
+
+def compress(counts: np.ndarray) -> str:
+    """(N,) run lengths → COCO's compressed `counts`, as `rleToString` of its C library writes them.
+
+    From the fourth on, a run is written as its difference from the run two before; a number is written in groups of
+    5 bits, lowest first, as characters from "0" on. A sixth bit says that more groups follow, and the last group's
+    highest bit is the sign.
+    """
+    left = counts.astype(np.int64)
+    left[3:] -= counts[1:-2]
+    groups, kept = [], []
+    unfinished = np.ones(len(left), bool)
+    while unfinished.any():
+        group = left & 31
+        left >>= 5
+        more = left != np.where(group & 16, -1, 0)
+        groups.append(group + 32 * more + 48)
+        kept.append(unfinished)
+        unfinished = unfinished & more
+    return np.stack(groups, 1)[np.stack(kept, 1)].astype(np.uint8).tobytes().decode("ascii")
 
 
 def rle_to_mask(rle: dict) -> np.ndarray:
     """(H, W) bool of COCO run lengths, compressed (`counts` str or bytes) or not (`counts` a list)."""
+    from pycocotools import mask as coco_mask
+
     return coco_mask.decode(_compressed(rle)).astype(bool)
 
 
@@ -37,6 +59,8 @@ def segmentation_to_rle(segmentation: Sequence[Sequence[float]] | dict, height: 
 
     Raises ValueError for run lengths of another size than height × width.
     """
+    from pycocotools import mask as coco_mask
+
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"run lengths: found size {segmentation['size']}, expected {[height, width]}")
@@ -69,4 +93,6 @@ def _changes(crop: Crop, height: int, width: int) -> np.ndarray:
 
 
 def _compressed(rle: dict) -> dict:
+    from pycocotools import mask as coco_mask
+
     return coco_mask.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle

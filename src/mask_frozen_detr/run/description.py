@@ -1,16 +1,16 @@
 """What a run folder says about its model, mask_frozen_detr.json, as a typed record that is read field by field."""
 
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.detectors import DetectorShapes, Identity
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.machine.json_records import LARGEST, read_record, read_value
 from mask_frozen_detr.network import MaskNetworkConfig
 
 CONFIG_FILE = "mask_frozen_detr.json"
@@ -21,10 +21,7 @@ DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
 TRAINING_FILE = "training.json"  # how a run was trained
 FORMAT = 2  # 1: without checksums, the detector's place and its settings
 DETECTIONS = 100  # an image
-LARGEST = 1_000_000  # of any number: wider than every network
 MOST_LEVELS, LARGEST_STRIDE, LARGEST_ROI = 16, 1024, 512
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -106,48 +103,6 @@ def read_run_config(folder: Path) -> RunConfig:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); train the run anew") from error
-
-
-def read_record(kind: type[Record], values: Any, where: str) -> Record:
-    """A dataclass from JSON. Raises ValueError that names the field which is missing, unknown or of another type."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: found {type(values).__name__}, expected an object")
-    hints, known = get_type_hints(kind), {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{where}: found the unknown field {key!r:.60}")
-    for key, entry in known.items():
-        if key not in values and entry.default is MISSING and entry.default_factory is MISSING:
-            raise ValueError(f"{where}: the field {key!r} is missing")
-    return kind(**{key: read_value(value, hints[key], f"{where}.{key}") for key, value in values.items()})
-
-
-def read_value(value: Any, hint: Any, where: str) -> Any:
-    """A value from JSON as the type that `hint` says, tuples from lists. Raises ValueError where it is another."""
-    if not _fits(value, hint):
-        raise ValueError(f"{where}: found {value!r:.60}, expected {_named(hint)}")
-    return tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin in (list, tuple):
-        return isinstance(value, list) and all(_fits(one, arguments[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
-    if hint is int:
-        return type(value) is int and 0 <= value <= LARGEST
-    return type(value) is (type(None) if hint is None else hint)
-
-
-def _named(hint: Any) -> str:
-    if hint is int:
-        return f"a whole number up to {LARGEST:,}"
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
 def _bounded(shapes: DetectorShapes) -> DetectorShapes:

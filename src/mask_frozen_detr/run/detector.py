@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.run.description import CONFIG_FILE, DETECTOR_FOLDER, DetectorPlace, RunConfig
-from mask_frozen_detr.run.weights import hash_file
 
 # What of a pre-processing changes pictures; the rest is bookkeeping, and differs between versions of transformers.
 DECIDING = (

@@ -15,13 +15,6 @@ from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.run.description import CONFIG_FILE, WEIGHTS_FILE, RunConfig
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a regular file's bytes. Raises UserError for what is none, OSError where it cannot be read."""
-    check_regular(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_network_weights(network: nn.Module, path: Path) -> str:
     """Returns the sha256 of what it has written."""
     data = save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()})

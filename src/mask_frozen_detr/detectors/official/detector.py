@@ -34,8 +34,10 @@ class OfficialDetector(FrozenDetector):
 
     model: OfficialDetr
 
-    def detect(self, pixel_values: Tensor, pixel_mask: Tensor, targets: Labels | None = None) -> Detections:
+    def detect(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """As `FrozenDetector.forward`: features are the encoder's maps after the model's `encoder_layer`."""
+        if pixel_mask is None:
+            pixel_mask = torch.ones_like(pixel_values[:, 0], dtype=torch.long)
         found = self.model(pixel_values, send(pixel_mask, pixel_values.device))
         loss = None if targets is None else self.model.detection_loss(found, [dict(target) for target in targets])[0]
         return Detections(

@@ -1,0 +1,13 @@
+"""Checksums of files."""
+
+import hashlib
+from pathlib import Path
+
+from mask_frozen_detr.machine.regular_files import check_regular
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a regular file's bytes. Raises UserError for what is none, OSError where it cannot be read."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

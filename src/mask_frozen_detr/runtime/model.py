@@ -1,0 +1,174 @@
+"""`OnnxModel`: an exported folder as a model that predicts as `MaskFrozenDetr` does, without torch.
+
+Letters: B images, h × w pixels of prepared pictures, N detections of the graph, r side of a mask.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mask_frozen_detr.data.classes import RunClasses, class_indices
+from mask_frozen_detr.data.inputs import is_one_picture, to_picture
+from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.results.assemble import assemble, check_thresholds
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.runtime.description import DESCRIPTION_FILE, GRAPH_FILE, read_description
+from mask_frozen_detr.runtime.sessions import Runtime, open_session
+
+IMAGES, THRESHOLD = "images", "score_threshold"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the graph gives of B images, N rows each, best class score first.
+
+    boxes: (B, N, 4), x0, y0, x1, y1 as parts of the picture's width and height. scores: (B, N), final. class_scores:
+    (B, N), the detector's own. labels: (B, N). queries: (B, N); rows of one query share their mask. masks:
+    (B, N, r, r) probabilities over the box within the picture; 0 for rows at or below the threshold.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    masks: np.ndarray
+
+
+class OnnxModel:
+    """A folder that `mask-frozen-detr export` wrote.
+
+    runtime: the library that runs the graph, "onnxruntime" or "openvino". threads: that it may use; None leaves the
+    number to it. Raises UserError for a folder that is none, files that do not belong together, and a runtime that is
+    missing or cannot take the graph.
+    """
+
+    def __init__(self, folder: str | Path, runtime: Runtime = "onnxruntime", threads: int | None = None):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder, expected one with {DESCRIPTION_FILE}")
+        self.description, self.runtime = read_description(self.folder), runtime
+        self._session = open_session(self.folder / GRAPH_FILE, self.description.opset, runtime, threads)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
+        names = self.description.class_names
+        return names if self.classes is None else self.classes.names(names)
+
+    @property
+    def classes(self) -> RunClasses | None:
+        return self.description.classes
+
+    @property
+    def max_detections(self) -> int:
+        return self.description.max_detections
+
+    def predict(
+        self,
+        images: Any,
+        score_threshold: float = 0.3,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+        *,
+        classes: Sequence[str] | None = None,
+    ) -> Any:
+        """Instances of one image, or a list of them for several; arguments and errors as of `MaskFrozenDetr.predict`.
+
+        classes: names of those to keep of what the graph finds; None keeps all.
+        Raises UserError as well for more detections than the graph gives.
+        """
+        max_detections = self.max_detections if max_detections is None else max_detections
+        check_thresholds(score_threshold, max_detections)
+        kept = None if classes is None else self.class_indices(classes)
+        if is_one_picture(images):
+            return self._predict_one(images, score_threshold, max_detections, probabilities, kept)
+        return [self._predict_one(image, score_threshold, max_detections, probabilities, kept) for image in images]
+
+    def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
+        """Indices of classes by name, as `MaskFrozenDetr.class_indices`."""
+        return class_indices(self.class_names, self.classes, classes)
+
+    @property
+    def prepare(self) -> Callable[[Image.Image], np.ndarray]:
+        """From an RGB picture to (3, h, w) float32, as the detector wants it."""
+        return self.description.preprocessing
+
+    def run(self, pixels: np.ndarray, score_threshold: float = 0.0) -> Outputs:
+        """The graph on (B, 3, h, w) prepared pictures. Raises UserError for a shape that it does not take.
+
+        score_threshold: no masks are made where the class score is not above it.
+        """
+        fault = self.description.input.misfit(pixels.shape)
+        if fault is not None:
+            raise UserError(
+                f"{self.folder / GRAPH_FILE}: {fault}; prepare pictures with `OnnxModel.prepare`, which makes them of "
+                "the size that the detector was trained on"
+            )
+        return Outputs(**self._session({IMAGES: pixels, THRESHOLD: np.array(score_threshold, np.float32)}))
+
+    def segment(
+        self,
+        prepared: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]],
+        max_detections: int = 100,
+        score_threshold: float = 0.0,
+        probabilities: bool = False,
+    ) -> list[Instances]:
+        """Instances of prepared pictures, in pixels of the originals; sizes: their (height, width).
+
+        Pictures go one by one where they differ in size. Detections whose class score is not above `score_threshold`
+        are left out; the final score is left to the caller to threshold.
+        """
+        if max_detections > self.description.detections:
+            raise UserError(
+                f"max_detections: found {max_detections}, but the graph gives {self.description.detections}; export "
+                f"with --max-detections {max_detections}"
+            )
+        alike = len({one.shape for one in prepared}) == 1 and self.description.input.batch is None
+        batches = [np.stack(prepared)] if alike else [one[None] for one in prepared]
+        found = []
+        for batch in batches:
+            outputs = self.run(batch, score_threshold)
+            for b in range(len(batch)):
+                size = sizes[len(found)]
+                found.append(self._instances(outputs, b, size, max_detections, score_threshold, probabilities))
+        return found
+
+    def _predict_one(
+        self,
+        image: Any,
+        score_threshold: float,
+        max_detections: int,
+        probabilities: bool,
+        classes: Sequence[int] | None,
+    ) -> Instances:
+        picture = to_picture(image)
+        size = (picture.height, picture.width)
+        found = self.segment([self.prepare(picture)], [size], max_detections, score_threshold, probabilities)
+        instances = found[0].above(score_threshold)
+        return instances if classes is None else instances[np.isin(instances.labels, classes)]
+
+    def _instances(
+        self, outputs: Outputs, b: int, size: tuple[int, int], count: int, score_threshold: float, keep: bool
+    ) -> Instances:
+        rows = np.flatnonzero(outputs.class_scores[b, :count] > score_threshold)
+        height, width = size
+        _, first, which = np.unique(outputs.queries[b, rows], return_index=True, return_inverse=True)
+        boxes, sides = outputs.boxes[b, rows], np.array([width, height, width, height], np.float32)
+        return assemble(
+            boxes=boxes * sides,
+            class_scores=outputs.class_scores[b, rows],
+            labels=outputs.labels[b, rows],
+            masks=outputs.masks[b, rows[first]],
+            frames=boxes[first].clip(0, 1) * sides,
+            which=which,
+            scores=outputs.scores[b, rows] if self.description.mask_scoring else None,
+            size=size,
+            class_names=self.class_names,
+            keep_probabilities=keep,
+        )
