@@ -133,6 +133,29 @@ def test_other_readers_take_it(model: MaskFrozenDetr, boxes: Path, tmp_path: Pat
     assert not read.skipped
 
 
+def test_boxes_of_another_format(model: MaskFrozenDetr, boxes: Path, tmp_path: Path):
+    """YOLO's: a box in one line, a mask in the other."""
+    folder = tmp_path / "yolo"
+    (folder / "images" / "train").mkdir(parents=True)
+    (folder / "labels" / "train").mkdir(parents=True)
+    picture = sorted((boxes / "val2017").iterdir())[0]
+    shutil.copy(picture, folder / "images" / "train" / picture.name)
+    lines = "0 0.5 0.5 0.4 0.5\n1 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4\n"
+    (folder / "labels" / "train" / f"{picture.stem}.txt").write_text(lines)
+    (folder / "data.yaml").write_text("train: images/train\nnames: [disc, thing]\n")
+    output = tmp_path / "labelled.json"
+    annotate(model, load_split(folder, "train"), output)
+    [record] = load_split(output, "train").images
+    width, height = record.width, record.height
+    assert record.path.resolve() == (folder / "images" / "train" / picture.name).resolve()
+    made, drawn = json.loads(output.read_text())["annotations"]
+    assert made["bbox"] == pytest.approx([0.3 * width, 0.25 * height, 0.4 * width, 0.5 * height])
+    assert coco_mask.decode(made["segmentation"]).any()
+    assert QUALITY not in drawn
+    corners = np.array([0.1, 0.1, 0.3, 0.1, 0.3, 0.4, 0.1, 0.4]).reshape(-1, 2) * [width, height]
+    assert np.allclose(np.array(drawn["segmentation"][0]).reshape(-1, 2), corners, atol=1e-3)
+
+
 def test_what_gets_no_mask_is_counted_and_stays(model: MaskFrozenDetr, boxes: Path, tmp_path: Path):
     def spoil(content: dict[str, Any]) -> None:
         open_ones = [entry for entry in content["annotations"] if "segmentation" not in entry]

@@ -77,8 +77,8 @@ def annotate(
 ) -> str:
     """Masks for the boxes of `data` that have none, written into `output`, a COCO data set; returns a short report.
 
-    Everything else of the data is kept as it is, see `Document`. Each mask carries how good it is likely to be (its
-    IoU with the true one) as `mask_quality`. redraw_rectangles: masks that are nothing but their box get new ones.
+    Everything else of the data is kept as it is, see `Document`. Each mask carries a guess of how good it is (of
+    its IoU with the true one) as `mask_quality`. redraw_rectangles: masks that are nothing but their box get new ones.
     review: so many of the most doubtful are listed beside the output, see `review`. careful: as `predict` takes it.
 
     Called again it goes on where it ended, as long as data, pictures and model are the same. A picture on which

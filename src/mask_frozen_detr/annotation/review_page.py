@@ -22,7 +22,8 @@ FILL = 110  # of 255: how much of its colour a mask's inside takes
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #1d1d1f; background: #fff; }
 h1 { font-size: 1.35rem; } p { max-width: 46rem; }
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem; padding: 0; }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1.2rem;
+  padding: 0; align-items: start; }
 li { list-style: none; border: 1px solid #d8d8dc; border-radius: 6px; padding: .7rem; }
 .pair { display: flex; gap: .4rem; align-items: flex-start; } .pair img { width: 50%; min-width: 0; }
 .name { font-weight: 600; } .place { color: #5c5c62; font-size: 13px; overflow-wrap: anywhere; }
@@ -76,8 +77,8 @@ def render_page(doubts: Sequence[Doubt], file: str, masks: int) -> str:
 </head>
 <body>
 <h1>Doubtful masks of {name}</h1>
-<p>The {len(doubts)} least certain of {masks} masks that were made from boxes, the worst first. Quality is the IoU with
-the true mask that is to be expected.</p>
+<p>The {len(doubts)} least certain of {masks} masks that were made from boxes, the worst first. Quality, 0 to 1,
+is a guess of the IoU with the true mask.</p>
 <ol>
 {items}
 </ol>

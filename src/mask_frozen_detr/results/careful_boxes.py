@@ -106,6 +106,6 @@ def _overlap(one: Crop, other: Crop) -> float:
     if left < right and top < bottom:
         first = one.values[top - one.y : bottom - one.y, left - one.x : right - one.x]
         second = other.values[top - other.y : bottom - other.y, left - other.x : right - other.x]
-        shared = np.count_nonzero(first & second)
+        shared = int(np.count_nonzero(first & second))
     union = np.count_nonzero(one.values) + np.count_nonzero(other.values) - shared
     return shared / union if union else 0.0
