@@ -77,12 +77,20 @@ def _training(history: History) -> str:
     shown = [
         ("Losses", "losses", figures.loss_curves(history), ""),
         ("IoU in training", "iou", figures.iou_curve(history), "Masks of matched queries beside the truth."),
-        ("AP on val", "ap", figures.ap_curves(history), ""),
+        ("AP on val", "ap", figures.ap_curves(history), _basis(history)),
     ]
     parts = [chart(title, figures.as_html(one, name), said) for title, name, one, said in shown if one is not None]
     if not parts:
         return ""
     return f"<h2>Training</h2>{charts(parts)}"
+
+
+def _basis(history: History) -> str:
+    """Of how many images the points of the AP curve are, where not all are of the same."""
+    counts = [one.images for one in history.evaluations.values()]
+    if len(set(counts)) < 2:
+        return ""
+    return f"On the way of {counts[0]:,} images, at the end of {counts[-1]:,}."
 
 
 def _quality(measured: Measured, findings: Findings) -> str:

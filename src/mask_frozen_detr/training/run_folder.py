@@ -9,9 +9,7 @@ from, as long as it lasts. Nothing else is ever removed or replaced.
 
 import hashlib
 import json
-import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -23,7 +21,6 @@ from PIL import Image
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
 from mask_frozen_detr.machine.files import TORSO, save_image_atomic, sweep, write_json_atomic, write_text_atomic
-from mask_frozen_detr.machine.json_files import LIMIT
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.regular_files import check_regular, read_regular
@@ -32,31 +29,25 @@ from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.report.page import REPORT_FILE
 from mask_frozen_detr.run.description import METRICS_FILE, TRAINING_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
-from mask_frozen_detr.training.best import BEST_EVALUATION, BEST_FOLDER, Best, read_best, write_best
+from mask_frozen_detr.training.best import BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
+from mask_frozen_detr.training.own_files import (
+    ALWAYS,
+    BEST_DETECTOR,
+    BEST_FILES,
+    EVALUATION,
+    OWN,
+    TENSORBOARD_FOLDER,
+    check_foreign,
+    checksum,
+    is_run,
+    own_files,
+    read_description,
+    remove,
+)
 from mask_frozen_detr.training.pseudo_masks.store import FOLDER as PSEUDO_FOLDER
 from mask_frozen_detr.training.run_record import RunRecord
-
-TENSORBOARD_FOLDER = "tensorboard"
-# The checkpoint first: whatever is left where its removal is interrupted, it is never taken for another run's.
-ALWAYS = (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, TRAINING_FILE)
-BEST_FILES = tuple(
-    f"{BEST_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES, BEST_EVALUATION)
-)
-BEST_DETECTOR = f"{BEST_FOLDER}/{DETECTOR_FOLDER}"
-# All that any version has written: what a description lists besides is not believed.
-OWN = re.compile(
-    "|".join(
-        [
-            *map(re.escape, (*ALWAYS, *TRANSFORMERS_FILES, *BEST_FILES, DETECTOR_FOLDER, BEST_DETECTOR, REPORT_FILE)),
-            r"evaluation-\d+\.(json|jpg)",
-            rf"{TENSORBOARD_FOLDER}/[\w.*-]+",
-            re.escape(PSEUDO_FOLDER),
-        ]
-    )
-)
-EVALUATION = re.compile(r"evaluation-(\d+)\.(json|jpg)")
 
 
 def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = True) -> None:
@@ -92,7 +83,7 @@ def read_options(output: Path) -> tuple[MaskNetworkConfig, TrainConfig]:
 
     Raises UserError where its description is damaged.
     """
-    saved = _training(output)
+    saved = read_description(output)
     options = {field.name: saved[field.name] for field in fields(TrainConfig) if field.name in saved}
     try:
         options |= {name: tuple(options[name]) for name in ("betas", "drops")}
@@ -101,11 +92,6 @@ def read_options(output: Path) -> tuple[MaskNetworkConfig, TrainConfig]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{output / TRAINING_FILE}: is damaged ({error}); give another --output") from error
     return read_run_config(output).network, training
-
-
-def is_run(output: Path) -> bool:
-    """Whether `train` has begun a run there; older versions wrote no list of files into training.json."""
-    return (output / TRAINING_FILE).is_file() and ((output / CONFIG_FILE).is_file() or "files" in _training(output))
 
 
 def is_finished(output: Path) -> bool:
@@ -128,7 +114,7 @@ def open_run(
         check_start(output, resume, overwrite)
         locks.append(FolderLock(output))
         check_start(output, resume, overwrite, trust_lock=not locks[0].made_file)
-        _check_foreign(output, record, config)
+        check_foreign(output, record, config)
 
     ended = False
     try:
@@ -155,7 +141,7 @@ class RunFolder:
         self.resumed = resume
         if not resume or not is_run(path):
             return
-        saved = _training(path)
+        saved = read_description(path)
         if self.finished:
             file = path / TRAINING_FILE
             network = json.loads(
@@ -169,7 +155,7 @@ class RunFolder:
             self.unknown = RunRecord.read(self.checkpoint["config"], file).check_same(record, file)
         if self.checkpoint is not None or self.finished:
             self.run = saved.get("run", self.run)
-            self.files = list(dict.fromkeys([*self.files, *_listed(path)]))
+            self.files = list(dict.fromkeys([*self.files, *own_files(path)]))
 
     def begin(self, model: MaskFrozenDetr) -> None:
         """Make or clean the folder: an old run's files go, of one that goes on what came after its checkpoint.
@@ -184,9 +170,9 @@ class RunFolder:
             sweep(self.path, lambda name: OWN.fullmatch(name) is not None)
             sweep(self.path / BEST_FOLDER, lambda name: OWN.fullmatch(f"{BEST_FOLDER}/{name}") is not None)
             if self.checkpoint is None:
-                for name in _listed(self.path) if is_run(self.path) else []:
+                for name in own_files(self.path) if is_run(self.path) else []:
                     if not (self.resumed and name == PSEUDO_FOLDER):  # named by their content: still right
-                        _remove(self.path, name)
+                        remove(self.path, name)
         except OSError as error:
             raise UserError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
         if self.checkpoint is not None:
@@ -311,77 +297,8 @@ class RunFolder:
         self.files = list(dict.fromkeys([*self.files, *more]))
         parts = asdict(self.record)
         described = {**parts.pop("training"), **parts, "run": self.run, "files": self.files}
-        described["checksum"] = _checksum(described)
+        described["checksum"] = checksum(described)
         write_json_atomic(self.path / TRAINING_FILE, described)
-
-
-def _check_foreign(output: Path, record: RunRecord, config: TrainConfig) -> None:
-    """Raises UserError where a file that is not a run's own has a name that the new run will write."""
-    own = set(_listed(output)) if is_run(output) else set()
-    best = output / BEST_FOLDER
-    names = [path.name for path in output.iterdir()]
-    names += [f"{BEST_FOLDER}/{path.name}" for path in best.iterdir()] if best.is_dir() else []
-    for name in names:
-        match = EVALUATION.fullmatch(name)
-        step = int(match[1]) if match else 0
-        wanted = (
-            name in (*ALWAYS, *TRANSFORMERS_FILES, *BEST_FILES)
-            or (name == BEST_FOLDER and not best.is_dir())
-            or (name == REPORT_FILE and config.report)
-            or (name in (DETECTOR_FOLDER, BEST_DETECTOR) and config.finetune != "none")
-            or (name == PSEUDO_FOLDER and config.masks_from != "annotations")
-            or (step and (step == record.steps or (config.evaluate_every and step % config.evaluate_every == 0)))
-        )
-        if wanted and name not in own:
-            raise UserError(
-                f"{output / name}: no run wrote it, and this one would replace it; move it away, or give another "
-                "--output"
-            )
-
-
-def _training(output: Path) -> dict[str, Any]:
-    """training.json as it is. Raises UserError where it cannot be read or is damaged."""
-    path = output / TRAINING_FILE
-    try:
-        saved = json.loads(read_regular(path, LIMIT))
-        checksum = saved.pop("checksum", None)  # older versions wrote none
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged ({error}), expected what a run wrote; give another --output") from error
-    if (checksum is not None or "files" in saved) and checksum != _checksum(saved):
-        raise UserError(
-            f"{path}: is damaged: its content is not what the run wrote; restore it, or give another --output"
-        )
-    return saved
-
-
-def _listed(output: Path) -> list[str]:
-    """The names of a run's own files, relative to its folder."""
-    saved = _training(output)
-    if "files" in saved:
-        return [name for name in saved["files"] if isinstance(name, str) and OWN.fullmatch(name)]
-    found = [path.name for path in output.iterdir() if EVALUATION.fullmatch(path.name)]
-    own = [DETECTOR_FOLDER] if saved.get("finetune", "none") != "none" else []
-    return [*ALWAYS, *found, *own, f"{TENSORBOARD_FOLDER}/events.out.tfevents.*"]
-
-
-def _remove(output: Path, name: str) -> None:
-    """One entry of a run's list. training.json stays until another takes its place."""
-    if name == TRAINING_FILE:
-        return
-    folder, pattern = (output / name).parent, Path(name).name
-    for path in folder.glob(pattern) if folder.is_dir() else []:
-        if pattern in (DETECTOR_FOLDER, PSEUDO_FOLDER) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    if folder != output and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(data: bytes) -> dict[str, Any]:
