@@ -219,11 +219,15 @@ def test_in_a_browser(which, request, browser):
     """It opens from the disk, asks for nothing, complains of nothing; the charts are drawn and the filters filter."""
     made = request.getfixturevalue(which)
     path = made / "report.html" if which == "run" else made
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page = browser.new_page(viewport={"width": 1280 if which == "run" else 390, "height": 800})
     wrong = watched(page)
     page.goto(path.absolute().as_uri())
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "no wider than a phone"
+    page.wait_for_function(
+        "[...document.querySelectorAll('.js-plotly-plot')].every(chart =>"
+        " chart.querySelector('.main-svg').clientWidth <= chart.parentElement.clientWidth + 1)"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "no wider than the window"
     figures = page.locator(".gallery figure")
     everything = figures.count()
     assert page.locator("#shown").inner_text() == f"{everything} of {everything} shown"

@@ -20,7 +20,7 @@ HEAD = 4096  # bytes at the beginning of a page, within which the mark stands
 def html_page(title: str, sections: Iterable[str]) -> str:
     """A whole page. sections: HTML, all text of users in it escaped."""
     here = files("mask_frozen_detr.report")
-    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "gallery.js"))
+    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return "\n".join(
         [
             "<!DOCTYPE html>",

@@ -1,5 +1,7 @@
-// Shows the figures of the gallery that every filter lets through.
+// Fits the charts to their columns, and shows the figures of the gallery that every filter lets through.
 "use strict";
+// A chart is drawn while the page is still read: when its neighbours are there, its column is narrower.
+window.addEventListener("load", () => window.dispatchEvent(new Event("resize")));
 (function () {
   const form = document.getElementById("filters");
   if (!form) return;
