@@ -10,6 +10,7 @@ from, as long as it lasts. Nothing else is ever removed or replaced.
 import hashlib
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
