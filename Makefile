@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: help install demo test test-slow test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
+.PHONY: help install demo demo-boxes test test-slow test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,6 +24,9 @@ install: $(INSTALLED)  ## make the virtual environment .venv
 
 demo: $(INSTALLED)  ## the main job on synthetic scenes, nothing to download: some two minutes on 2 cores
 	$(BIN)/mask-frozen-detr demo --output demo-output
+
+demo-boxes: $(INSTALLED)  ## the same without a single mask to learn from
+	$(BIN)/mask-frozen-detr demo --output demo-output/boxes --masks-from boxes
 
 test: $(INSTALLED)  ## the tests, on a CPU
 	$(TESTS) -m "not slow"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass
@@ -14,8 +15,10 @@ class Demo:
     iterations: int = 220
     # Another number gives another run of luck.
     seed: int = 0
+    # What masks are learned from: annotations, or boxes alone.
+    masks_from: Literal["annotations", "boxes"] = "annotations"
 
     def run(self) -> None:
         from mask_frozen_detr.demo.run import DemoConfig, run_demo
 
-        run_demo(self.output, DemoConfig(iterations=self.iterations, seed=self.seed))
+        run_demo(self.output, DemoConfig(iterations=self.iterations, seed=self.seed, masks_from=self.masks_from))

@@ -17,7 +17,7 @@ from mask_frozen_detr.machine.files import save_image_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.drawing import draw_boxes, draw_instances, draw_truth, draw_wall
-from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.config import MasksFrom, TrainConfig
 from mask_frozen_detr.training.loop import train
 
 WALL_FILE = "masks.png"
@@ -33,6 +33,7 @@ class DemoConfig:
     iterations: int = 220
     batch: int = 4
     seed: int = 0
+    masks_from: MasksFrom = "annotations"
 
 
 def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation, Evaluation]:
@@ -59,7 +60,14 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
     count = sum(p.numel() for p in model.network.parameters())
     print(f"3. Training a mask network of {count / 1e6:.1f} M parameters on it")
     training = TrainConfig(
-        iterations=config.iterations, batch=config.batch, lr=2e-3, warmup=20, ema=0.98, log_every=5, seed=config.seed
+        iterations=config.iterations,
+        batch=config.batch,
+        lr=2e-3,
+        warmup=20,
+        ema=0.98,
+        log_every=5,
+        seed=config.seed,
+        masks_from=config.masks_from,
     )
     trained = train(model, train_data, val_data, output / "run", training, overwrite=True)
     assert trained is not None
@@ -74,7 +82,9 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
         f"  mask AP without training      {baseline.mask['AP']:5.1f}   (the paper's baseline, equations 3 and 4)\n"
         f"  mask AP with the mask network {trained.mask['AP']:5.1f}   "
         f"(small {trained.mask['APs']:.1f}, medium {trained.mask['APm']:.1f})\n"
-        f"{time.perf_counter() - start:.0f} s in all. The picture wall: {output / WALL_FILE}, the run: {output / 'run'}"
+        + (f"  ({trained.supervision})\n" if trained.supervision else "")
+        + f"{time.perf_counter() - start:.0f} s in all. The picture wall: {output / WALL_FILE}, "
+        + f"the run: {output / 'run'}"
     )
     return baseline, trained
 
