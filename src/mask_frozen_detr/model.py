@@ -43,7 +43,7 @@ from mask_frozen_detr.run.transformers_files import check_transformers_files, wr
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.run.weights import load_network, load_network_weights, save_network_weights
 from mask_frozen_detr.sharing.card import CARD_FILE, Card, write_card
-from mask_frozen_detr.sharing.facts import PICTURES_FOLDER, read_facts
+from mask_frozen_detr.sharing.facts import read_facts
 from mask_frozen_detr.sharing.hub import download, upload
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -192,12 +192,13 @@ class MaskFrozenDetr(nn.Module):
         checksums[WEIGHTS_FILE] = save_network_weights(self.network, folder / WEIGHTS_FILE)
         write_json_atomic(folder / CONFIG_FILE, {**description, "checksums": checksums})
 
-    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None, pictures: bool = False) -> str:
         """Upload the mask network as a hub repository, with a model card; returns its address.
 
-        The card tells of the training where the model was loaded from the folder of its run: figures, options, and
-        pictures. Where the run folder holds an edited README.md it is taken, and a card that somebody has edited on
-        the hub stays. Raises UserError for a name that is none, without permission, and offline.
+        The card tells of the training where the model was loaded from the folder of its run: figures and options.
+        pictures: also its val pictures, truth beside masks, which are photos of your data. Where the run folder holds
+        an edited README.md it is taken, and a card that somebody has edited on the hub stays. Raises UserError for a
+        name that is none, without permission, and offline.
         """
         import tempfile
 
@@ -207,11 +208,10 @@ class MaskFrozenDetr(nn.Module):
             edited = None if self.run_folder is None else self.run_folder / CARD_FILE
             if edited is not None and edited.is_file():
                 shutil.copyfile(edited, folder / CARD_FILE)
-            card = self.card(repo_id)
+            card = replace(self.card(repo_id), with_picture=pictures)
             write_card(folder / CARD_FILE, card)
-            for picture in card.trained.pictures:
-                (folder / PICTURES_FOLDER).mkdir(exist_ok=True)
-                shutil.copyfile(picture, folder / PICTURES_FOLDER / picture.name)
+            if card.picture is not None:
+                shutil.copyfile(card.picture, folder / card.picture.name)
             return upload(folder, repo_id, private, token)
 
     def card(self, name: str) -> Card:

@@ -1,6 +1,7 @@
 """A run on the Hugging Face hub, which a fake stands for at the client's public methods; nothing is sent anywhere."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,9 +108,10 @@ def test_the_records_of_a_run_make_its_card(saved):
     (saved / "evaluation-1200.json").write_text(json.dumps(evaluation))
     (saved / "evaluation-900.json").write_text(json.dumps({**evaluation, "mask": {**figures, "AP": 1.0}}))
     (saved / "training.json").write_text(json.dumps({"steps": 1200, "lr": 0.001, "data": {"training images": 340}}))
-    (saved / "pictures").mkdir()
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(saved / "pictures" / "1.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(saved / "evaluation-1200.jpg")
     MaskFrozenDetr.from_pretrained(saved).push_to_hub("me/masks")
+    assert not any(name.endswith(".jpg") for name in Hub.files)  # photos of the user's: only where they are asked for
+    MaskFrozenDetr.from_pretrained(saved).push_to_hub("me/masks", pictures=True)
     card: Any = ModelCard(Hub.files[CARD_FILE].decode())
     assert card.data.pipeline_tag == "image-segmentation"
     assert card.data.model_name == "me/masks"
@@ -123,9 +125,19 @@ def test_the_records_of_a_run_make_its_card(saved):
         "mask_ap75": 23.34,
         "mask_to_box_ratio": 0.721,
     }
-    for words in ("| mask | 24.2 | 42.2 | 23.3 |", "training images: 340", "iterations: 1,200", "pictures/1.png"):
+    for words in (
+        "| mask | 24.2 | 42.2 | 23.3 |",
+        "training images: 340",
+        "iterations: 1,200",
+        "(evaluation-1200.jpg)",
+    ):
         assert words in card.text
-    assert Hub.files["pictures/1.png"] == (saved / "pictures" / "1.png").read_bytes()
+    assert Hub.files["evaluation-1200.jpg"] == (saved / "evaluation-1200.jpg").read_bytes()
+    shutil.copytree(saved, saved / "best", ignore=shutil.ignore_patterns("evaluation-*", "training.json"))
+    (saved / "best" / "evaluation.json").write_text(json.dumps({**evaluation, "mask": {**figures, "AP": 25.0}}))
+    best = MaskFrozenDetr.from_pretrained(saved / "best").card("me/best").text()
+    assert "| mask | 25.0 | 42.2 | 23.3 |" in best
+    assert "iterations: 1,200" in best
 
 
 def test_a_detector_of_the_hub_is_the_base_model(model, monkeypatch):

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mask_frozen_detr.errors import printable
 from mask_frozen_detr.machine.files import write_text_atomic
-from mask_frozen_detr.sharing.facts import PICTURES_FOLDER, TrainingFacts
+from mask_frozen_detr.sharing.facts import TrainingFacts
 
 CARD_FILE = "README.md"
 SIGNATURE = re.compile(r"<!-- written by mask-frozen-detr, sha256 ([0-9a-f]{64}) -->\s*\Z")
@@ -30,7 +30,10 @@ METHOD = "Mask Frozen-DETR: High Quality Instance Segmentation with One GPU"
 
 @dataclass(frozen=True)
 class Card:
-    """detector: its name. base_model: the same, where it is one of the hub's. parameters: of the mask network."""
+    """detector: its name. base_model: the same, where it is one of the hub's. parameters: of the mask network.
+
+    with_picture: show val pictures; they are photos of whoever trained, so that they are asked first.
+    """
 
     name: str
     detector: str
@@ -39,15 +42,20 @@ class Card:
     parameters: int
     class_names: list[str]
     trained: TrainingFacts = field(default_factory=TrainingFacts)
+    with_picture: bool = False
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture that it shows, if it is asked to and there is one."""
+        return self.trained.picture if self.with_picture else None
 
     def text(self) -> str:
         """All of README.md, with its signature."""
         parts = [f"---\n{self._metadata()}\n{FIELDS_TO_FILL}---", f"# {_plain(self.name)}", self._about()]
         if self.trained.evaluation is not None:
             parts.append(self._results())
-        if self.trained.pictures:
-            shown = "\n".join(f"![masks]({PICTURES_FOLDER}/{path.name})" for path in self.trained.pictures)
-            parts.append(f"## Pictures\n\n{shown}")
+        if self.picture is not None:
+            parts.append(f"## Pictures\n\n![truth beside masks, on validation images]({self.picture.name})")
         parts += [self._use(), self._training(), self._classes(), LICENCE, CITATION]
         return sign("\n\n".join(part for part in parts if part) + "\n")
 
