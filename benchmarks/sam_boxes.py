@@ -60,7 +60,8 @@ class BoxPrompted:
     """SAM's masks for boxes: the image is encoded once, boxes are asked for in pieces."""
 
     def __init__(self, name: str, device: str, boxes: int):
-        self.model = SamModel.from_pretrained(name).to(device).eval()
+        model: torch.nn.Module = SamModel.from_pretrained(name)
+        self.model: Any = model.to(device).eval()
         self.processor = SamProcessor.from_pretrained(name)
         self.device, self.boxes = device, boxes
 

@@ -226,6 +226,7 @@ class MaskFrozenDetr(nn.Module):
             sum(parameter.numel() for parameter in self.network.parameters()),
             self.class_names,
             read_facts(self.run_folder),
+            own_detector=self.own_detector,
         )
 
     def describe(self, folder: Path | None = None) -> dict[str, Any]:

@@ -141,7 +141,12 @@ def test_the_records_of_a_run_make_its_card(saved):
 
 
 def test_a_detector_of_the_hub_is_the_base_model(model, monkeypatch):
-    assert "base_model" not in model.card("me/masks").text()  # it lies on a disk
+    text = model.card("me/masks").text()
+    assert "base_model" not in text  # it lies on a disk
+    assert "detector=FOLDER" in text
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "own_detector", True)
+        assert "fine-tuned together" in model.card("me/masks").text()
     monkeypatch.setattr(model.detector.info, "path", None)
     identity = model.detector.info.identity
     monkeypatch.setattr(model.detector.info, "identity", type(identity)("their/detr", "abc", "0", "rt_detr"))

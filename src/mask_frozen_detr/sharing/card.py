@@ -32,7 +32,8 @@ METHOD = "Mask Frozen-DETR: High Quality Instance Segmentation with One GPU"
 class Card:
     """detector: its name. base_model: the same, where it is one of the hub's. parameters: of the mask network.
 
-    with_picture: show val pictures; they are photos of whoever trained, so that they are asked first.
+    own_detector: it was fine-tuned with the masks, and lies beside them. with_picture: show val pictures; they are
+    photos of whoever trained, so that they are asked first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Card:
     class_names: list[str]
     trained: TrainingFacts = field(default_factory=TrainingFacts)
     with_picture: bool = False
+    own_detector: bool = False
 
     @property
     def picture(self) -> Path | None:
@@ -94,11 +96,20 @@ class Card:
         ).to_yaml()
 
     def _about(self) -> str:
-        return (
-            f"Instance masks for the detector {_plain(self.detector)}, which stays as it is: a mask network of "
-            f"{self.parameters / 1e6:.1f} M parameters that was trained on its frozen outputs, by the method of "
-            f'"{METHOD}". The weights here are the mask network\'s alone.'
-        )
+        masks = f"a mask network of {self.parameters / 1e6:.1f} M parameters"
+        if self.own_detector:
+            about = f"Instance masks and their detector, fine-tuned together: {masks} on it"
+            lies = "Both are here."
+        else:
+            about = (
+                f"Instance masks for the detector {_plain(self.detector)}, which stays as it is: {masks} on its outputs"
+            )
+            lies = "The weights here are the mask network's alone."
+            if self.base_model is None:
+                lies += (
+                    " The detector is not on the hub: `from_pretrained(…, detector=FOLDER)` names where you have it."
+                )
+        return f'{about}, by the method of "{METHOD}". {lies}'
 
     def _results(self) -> str:
         evaluation = self.trained.evaluation
