@@ -19,7 +19,6 @@ from mask_frozen_detr.errors import UserError, check_number, printable, reason, 
 from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.processes import processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.model import MaskFrozenDetr, PreparedPicture
 from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
@@ -35,6 +34,7 @@ from mask_frozen_detr.results.prediction_files import (
     is_own_picture,
     save_own_picture,
 )
+from mask_frozen_detr.results.predictor import Predictor
 
 __all__ = ["PREDICTIONS_FILE", "predict_files"]
 
@@ -62,7 +62,7 @@ class _Options:
 
 
 def predict_files(
-    model: MaskFrozenDetr,
+    model: Predictor,
     inputs: Sequence[str | Path],
     output: Path,
     score_threshold: float = 0.3,
@@ -175,7 +175,7 @@ def _as_found(one: Predicted, names: dict[int, str]) -> Picture:
     return Picture(one.path, one.name, one.width, one.height, objects)
 
 
-def _settings(model: MaskFrozenDetr, options: _Options) -> dict[str, Any]:
+def _settings(model: Predictor, options: _Options) -> dict[str, Any]:
     """All that decides what is found in a picture."""
     return {
         "score_threshold": options.score_threshold,
@@ -191,11 +191,11 @@ class _Read:
 
     digest: str
     image: Image.Image
-    prepared: PreparedPicture
+    prepared: Any
 
 
 def _flow(
-    model: MaskFrozenDetr, names: dict[Path, str], options: _Options, batch: int, threads: int
+    model: Predictor, names: dict[Path, str], options: _Options, batch: int, threads: int
 ) -> Flow[Path, _Read, Instances, Predicted]:
     """Pictures read, segmented, drawn, and their drawings written."""
     looked_for = model.class_indices(options.classes)
@@ -304,7 +304,7 @@ def _not_read(inputs: Sequence[str | Path], output: Path) -> str:
 
 
 def _report(
-    model: MaskFrozenDetr,
+    model: Predictor,
     inputs: Sequence[str | Path],
     options: _Options,
     files: PredictionFiles,

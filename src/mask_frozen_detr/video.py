@@ -16,10 +16,10 @@ from PIL import Image
 from mask_frozen_detr.data.images import check_regular
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.drawing import draw_instances
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import describe_found
+from mask_frozen_detr.results.predictor import Predictor
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 RATE = 25  # frames a second of a film that does not say
@@ -31,7 +31,7 @@ def is_film(path: str | Path) -> bool:
 
 
 def predict_frames(
-    model: MaskFrozenDetr,
+    model: Predictor,
     frames: Iterable[Any],
     score_threshold: float = 0.3,
     max_detections: int | None = None,
@@ -43,7 +43,7 @@ def predict_frames(
 
 
 def predict_film(
-    model: MaskFrozenDetr,
+    model: Predictor,
     film: Path,
     output: Path,
     score_threshold: float = 0.3,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, OnnxModel, UserError
+from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.preparation import fit_edges, resize_plainly
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.export.folder import export_model
@@ -74,7 +75,7 @@ def test_it_finds_what_torch_finds(threshold, model, exported):
 @pytest.mark.slow
 def test_a_batch_is_its_pictures(exported):
     runs = OnnxModel(exported)
-    prepared = [runs.prepare(Image.fromarray(picture(96, 96, seed))) for seed in range(3)]
+    prepared = [runs.prepare(picture(96, 96, seed)).pixels for seed in range(3)]
     together = runs.segment(prepared, [(96, 96)] * 3, 30)
     for one, alone in zip(together, prepared, strict=True):
         assert_same(one, runs.segment([alone], [(96, 96)], 30)[0])
@@ -83,7 +84,7 @@ def test_a_batch_is_its_pictures(exported):
 @pytest.mark.slow
 def test_masks_are_made_above_the_threshold_alone(exported):
     runs = OnnxModel(exported)
-    pixels = runs.prepare(Image.fromarray(picture(96, 96)))[None]
+    pixels = runs.prepare(picture(96, 96)).pixels[None]
     every = runs.run(pixels)
     threshold = float(np.median(every.class_scores))
     some = runs.run(pixels, threshold)
@@ -126,6 +127,16 @@ def test_it_runs_where_nothing_else_is_installed(exported):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout) == ("", "5 5 5 (5, 40, 60)\n")
+
+
+@pytest.mark.slow
+def test_the_command_line_predicts_with_it(exported, tmp_path, capfd):
+    Image.fromarray(picture(96, 128)).save(tmp_path / "photo.png")
+    arguments = ["predict", str(exported), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--score-threshold", "0.0"]) == 0
+    assert "30 instances in 1 pictures" in capfd.readouterr().out
+    assert main([*arguments, "--precision", "bf16"]) == 2
+    assert "but an exported model computes as it was exported" in capfd.readouterr().err
 
 
 # --- what does not belong together ---

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,45 @@ from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.machine.regular_files import check_regular
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
 
+    from mask_frozen_detr.machine.config import Precision
     from mask_frozen_detr.model import MaskFrozenDetr
+    from mask_frozen_detr.results.predictor import Predictor
+
+
+def load_predictor(
+    name: str,
+    detector: str | None,
+    device: str | None,
+    revision: str | None,
+    prompt: str | None,
+    precision: "Precision",
+) -> "tuple[Predictor, AbstractContextManager[None]]":
+    """As `load_model`, or an exported folder; and the context in which it computes.
+
+    Raises UserError as well for options that an exported model has not: it runs on the CPU, as it was exported.
+    """
+    from mask_frozen_detr.runtime.description import is_exported
+
+    if is_exported(name):
+        from mask_frozen_detr.runtime.model import OnnxModel
+
+        options = {"detector": detector, "revision": revision, "prompt": prompt}
+        options |= {"device": None if device == "cpu" else device}
+        options |= {"precision": None if precision in ("auto", "fp32") else precision}
+        for option, value in options.items():
+            if value is not None:
+                raise UserError(
+                    f"{option}: found {value!r}, but an exported model computes as it was exported, on the CPU"
+                )
+        return OnnxModel(name), nullcontext()
+    from mask_frozen_detr.machine.precision import autocast
+
+    model = load_model(name, detector, device, revision, prompt)
+    return model, autocast(precision, model.device)
 
 
 def load_model(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from mask_frozen_detr.cli.loading import check_at_least, load_model, split_words
+from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
 from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision
 
@@ -14,7 +14,8 @@ from mask_frozen_detr.machine.config import Precision
 class Predict:
     """Masks for pictures: overlays and a COCO data set."""
 
-    # A run folder, a hub repository of one, or a detector: then the training-free baseline predicts.
+    # A run folder, a hub repository of one, an exported folder, or a detector: then the training-free baseline
+    # predicts.
     model: Positional[str]
     # Pictures: files, folders or patterns such as 'photos/*.jpg'; or films such as street.mp4.
     images: Positional[list[str]]
@@ -56,17 +57,18 @@ class Predict:
         check_at_least(0, score_threshold=self.score_threshold)
 
     def run(self) -> None:
-        from mask_frozen_detr.machine.precision import autocast
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction import predict_files
         from mask_frozen_detr.video import is_film, predict_film
 
-        model = load_model(self.model, self.detector, self.device, self.revision, self.prompt)
+        model, computing = load_predictor(
+            self.model, self.detector, self.device, self.revision, self.prompt, self.precision
+        )
         classes = None if self.classes is None else split_words(self.classes)
         films = [Path(name) for name in self.images if is_film(name)]
         pictures = [name for name in self.images if not is_film(name)]
         reports = []
-        with autocast(self.precision, model.device):
+        with computing:
             if films and processes().is_main_process:
                 options = (self.score_threshold, self.max_detections, classes, self.font)
                 reports = [predict_film(model, film, self.output, *options) for film in films]

@@ -3,13 +3,12 @@
 Letters: B images, h × w pixels of prepared pictures, N detections of the graph, r side of a mask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mask_frozen_detr.data.classes import RunClasses, class_indices
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
@@ -37,6 +36,14 @@ class Outputs:
     labels: np.ndarray
     queries: np.ndarray
     masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class PreparedArray:
+    """pixels: (3, h, w) float32 as the detector takes them. size: height and width of the picture itself."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
 
 
 class OnnxModel:
@@ -79,24 +86,50 @@ class OnnxModel:
     ) -> Any:
         """Instances of one image, or a list of them for several; arguments and errors as of `MaskFrozenDetr.predict`.
 
-        classes: names of those to keep of what the graph finds; None keeps all.
+        classes: names of those to keep of what the graph finds; None keeps those chosen for the run's training.
         Raises UserError as well for more detections than the graph gives.
         """
         max_detections = self.max_detections if max_detections is None else max_detections
         check_thresholds(score_threshold, max_detections)
-        kept = None if classes is None else self.class_indices(classes)
+        options = (score_threshold, max_detections, probabilities, self.class_indices(classes))
         if is_one_picture(images):
-            return self._predict_one(images, score_threshold, max_detections, probabilities, kept)
-        return [self._predict_one(image, score_threshold, max_detections, probabilities, kept) for image in images]
+            return self.predict_prepared([self.prepare(images)], *options)[0]
+        return [self.predict_prepared([self.prepare(image)], *options)[0] for image in images]
 
     def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
         """Indices of classes by name, as `MaskFrozenDetr.class_indices`."""
         return class_indices(self.class_names, self.classes, classes)
 
-    @property
-    def prepare(self) -> Callable[[Image.Image], np.ndarray]:
-        """From an RGB picture to (3, h, w) float32, as the detector wants it."""
-        return self.description.preprocessing
+    def prepare(self, image: Any) -> PreparedArray:
+        """One image, of any kind that `predict` takes, ready for the graph. Raises what `predict` raises for it."""
+        picture = to_picture(image)
+        return PreparedArray(self.description.preprocessing(picture), (picture.height, picture.width))
+
+    def predict_prepared(
+        self,
+        pictures: Sequence[PreparedArray],
+        score_threshold: float = 0.3,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+        classes: Sequence[int] | None = None,
+    ) -> list[Instances]:
+        """Instances of prepared images, in one run of the graph where it takes batches.
+
+        classes: indices of those to keep, as `class_indices` gives them. Other arguments as for `predict`.
+        """
+        found = self.segment(
+            [picture.pixels for picture in pictures],
+            [picture.size for picture in pictures],
+            self.max_detections if max_detections is None else max_detections,
+            score_threshold,
+            probabilities,
+        )
+        above = [instances.above(score_threshold) for instances in found]
+        return above if classes is None else [one[np.isin(one.labels, classes)] for one in above]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All of the model that decides what is found in a picture."""
+        return {"exported": self.description.checksums, "runtime": self.runtime, "class_names": self.class_names}
 
     def run(self, pixels: np.ndarray, score_threshold: float = 0.0) -> Outputs:
         """The graph on (B, 3, h, w) prepared pictures. Raises UserError for a shape that it does not take.
@@ -138,20 +171,6 @@ class OnnxModel:
                 size = sizes[len(found)]
                 found.append(self._instances(outputs, b, size, max_detections, score_threshold, probabilities))
         return found
-
-    def _predict_one(
-        self,
-        image: Any,
-        score_threshold: float,
-        max_detections: int,
-        probabilities: bool,
-        classes: Sequence[int] | None,
-    ) -> Instances:
-        picture = to_picture(image)
-        size = (picture.height, picture.width)
-        found = self.segment([self.prepare(picture)], [size], max_detections, score_threshold, probabilities)
-        instances = found[0].above(score_threshold)
-        return instances if classes is None else instances[np.isin(instances.labels, classes)]
 
     def _instances(
         self, outputs: Outputs, b: int, size: tuple[int, int], count: int, score_threshold: float, keep: bool

@@ -1,0 +1,81 @@
+"""`OnnxModel` on a graph made by hand, whose answers are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mask_frozen_detr.data.preparation import Preparation
+from mask_frozen_detr.machine.checksums import hash_file
+from mask_frozen_detr.machine.files import write_json_atomic
+from mask_frozen_detr.runtime import OnnxModel
+from mask_frozen_detr.runtime.description import ExportedModel, InputSize
+
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+# One query under two classes, and another: its left half is the mask, the other's box is filled.
+ANSWERS = {
+    "boxes": np.array([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0.5, 0.5, 1.25, 1]]], np.float32),
+    "scores": np.array([[0.9, 0.6, 0.5]], np.float32),
+    "class_scores": np.array([[0.9, 0.6, 0.5]], np.float32),
+    "labels": np.array([[1, 0, 1]]),
+    "queries": np.array([[7, 7, 3]]),
+    "masks": np.stack([np.tile([[1, 1, 0, 0]], (4, 1))] * 2 + [np.ones((4, 4))])[None].astype(np.float32),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("handmade")
+    kinds = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
+    nodes = [
+        onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value))
+        for name, value in ANSWERS.items()
+    ]
+    inputs = [
+        onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["B", 3, 8, 8]),
+        onnx.helper.make_tensor_value_info("score_threshold", onnx.TensorProto.FLOAT, []),
+    ]
+    outputs = [onnx.helper.make_tensor_value_info(name, kinds[v.dtype], v.shape) for name, v in ANSWERS.items()]
+    graph = onnx.helper.make_graph(nodes, "handmade", inputs, outputs)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), place / "model.onnx")
+    described = ExportedModel(
+        version="0",
+        opset=18,
+        input=InputSize(None, 8, 8),
+        detections=3,
+        mask_side=4,
+        mask_threshold=0.5,
+        mask_scoring=True,
+        preprocessing=Preparation("squash", (8, 8), 2, True, 1 / 255, (0.0,) * 3, (1.0,) * 3),
+        class_names=["cat", "dog"],
+        classes=None,
+        max_detections=3,
+        detector={},
+        checksums={"model.onnx": hash_file(place / "model.onnx")},
+    )
+    write_json_atomic(place / "model.json", described.as_json())
+    return place
+
+
+def test_masks_lie_in_their_boxes(folder):
+    found = OnnxModel(folder).predict(np.zeros((16, 24, 3), np.uint8), 0.4)
+    assert found.names == ["dog", "cat", "dog"]
+    np.testing.assert_allclose(found.boxes[2], [12, 8, 30, 16])
+    wanted = np.zeros((3, 16, 24), bool)
+    wanted[:2, :8, :6] = True  # the left half of 12 pixels
+    wanted[2, 8:, 12:] = True  # as far as the box lies within the picture
+    assert (found.masks == wanted).all()
+    assert found.crops[0] is found.crops[1], "one query, one mask"
+
+
+def test_scores_and_classes_choose(folder):
+    model = OnnxModel(folder)
+    picture = np.zeros((16, 24, 3), np.uint8)
+    assert model.predict(picture, 0.55).names == ["dog", "cat"]
+    assert model.predict(picture, 0.0, classes=["cat"]).names == ["cat"]
+    assert model.predict(picture, 0.0, max_detections=1).names == ["dog"]
+    one, two = model.predict([picture, picture], 0.95)
+    assert len(one) == len(two) == 0
