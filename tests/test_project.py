@@ -12,6 +12,7 @@ from mask_frozen_detr.model import WEIGHTS_FILE
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
+    "av",
     "gradio",
     "hotcoco",
     "matplotlib",
