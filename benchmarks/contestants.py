@@ -92,7 +92,7 @@ def build_model(sizes: Sizes, pictures: list[Picture], device: torch.device) -> 
         class_names=[""] * OFFICIAL_CLASSES,
         preprocessing=ShortestEdge(),
         # One class a query: so many detections are so many masks.
-        score_rule=ScoreRule("sigmoid", sizes.boxes, best_only=True),
+        score_rule=ScoreRule("sigmoid", best_only=True),
     )
     boxes, logits = (found.to(device) for found in draw_detections(pictures, sizes.queries, OFFICIAL_CLASSES))
     detector = find_like_trained(OfficialDetr(h_deformable_detr(sizes)), boxes, logits)

@@ -101,7 +101,9 @@ def trained_row(options: Options, name: str, config: MaskNetworkConfig) -> dict[
 def times(options: Options, names: list[str]) -> dict[str, Timing]:
     """Milliseconds of the detector and of each network on one picture of the val split, all in turn."""
     detector = load_detector(options.detector)
-    picture = read_image(load_data(options.data).val.images[0].path)
+    val = load_data(options.data).val
+    assert val is not None, "data without a val split"
+    picture = read_image(val.images[0].path)
     pixels, mask = collate_images([detector.info.preprocessing(picture)])
     found = detector(pixels, mask)
     works: dict[str, Any] = {"detector": lambda: detector(pixels, mask)}

@@ -18,6 +18,7 @@ from torchvision.datasets import CocoDetection
 from mask_frozen_detr import MaskFrozenDetr, UserError, prediction
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.data.load import load_split
+from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.prediction import PREDICTIONS_FILE, predict_files
 from mask_frozen_detr.results.prediction_files import RESULTS_FILE
 
@@ -422,9 +423,20 @@ def test_jpegs_may_have_their_overlays_beside_them(model, photos):
 # --- where nothing can be written ---
 
 
+def test_two_calls_into_one_folder(model, photos, tmp_path):
+    out = tmp_path / "out"
+    lock = FolderLock(out)
+    with pytest.raises(UserError, match="out: another run or `predict` is working in it"):
+        predict_files(model, [photos], out, THRESHOLD)
+    lock.release()
+    assert not out.exists(), "it was made for the lock"
+    predict_files(model, [photos], out, THRESHOLD)
+    assert {path.name for path in out.iterdir()} == {"a.png", "b.png", "c.png"} | OWN
+
+
 def test_a_file_where_the_folder_should_be(model, photos, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match="out: cannot make the output folder: File exists"):
+    with pytest.raises(UserError, match="out: cannot work in this folder: File exists"):
         predict_files(model, [photos], tmp_path / "out")
     assert (tmp_path / "out").read_text() == "a file"
 

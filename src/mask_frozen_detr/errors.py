@@ -77,10 +77,19 @@ def safe(text: str) -> str:
     return "\n".join(printable(line, len(line) + 1) for line in text.split("\n"))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had no memory left: Python's error, torch's, and that of its allocator of CPUs."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
 def reason(error: BaseException) -> str:
     """Why something failed, in one line: the text of a `UserError`, of any other error its kind and first line."""
     if isinstance(error, UserError):
         return printable("; ".join(str(error).splitlines()), 1000)
     lines = str(error).strip().splitlines()
-    kind = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    kind = "not enough memory" if is_out_of_memory(error) else type(error).__name__
     return printable(f"{kind}: {lines[0]}" if lines else kind, 300)

@@ -17,7 +17,8 @@ from PIL import Image
 from mask_frozen_detr.data.images import SUFFIXES, find_images, read_image
 from mask_frozen_detr.errors import UserError, check_number, printable, reason, shorten
 from mask_frozen_detr.machine.flow import Flow
-from mask_frozen_detr.machine.processes import processes, usable_cores
+from mask_frozen_detr.machine.locks import FolderLock
+from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
@@ -87,11 +88,11 @@ def predict_files(
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
-    wrote is taken for a picture to predict. Under `accelerate launch` or `torchrun` every process takes its share of
-    the pictures and gets the same report; the first one writes predictions.json.
+    wrote is taken for a picture to predict. A second call into the same folder at the same time is refused. Under
+    `accelerate launch` or `torchrun` every process takes its share of the pictures and gets the same report; the first
+    one writes predictions.json.
     Raises UserError where no picture can be used, something foreign would be replaced, or the disk is full.
     """
-    state = processes()
     max_detections = model.max_detections if max_detections is None else max_detections
     check_thresholds(score_threshold, max_detections)
     check_font(font)
@@ -99,7 +100,6 @@ def predict_files(
     check_number("workers", workers, -1, MOST_WORKERS, whole=True)
     threads = min(USUAL_WORKERS, usable_cores()) if workers < 0 else workers
     model.class_indices(classes)  # or one of the names is none
-    exports = check_exports(output, formats)
     options = _Options(
         output,
         float(score_threshold),
@@ -109,6 +109,21 @@ def predict_files(
         font,
         None if classes is None else tuple(classes),
     )
+    with _alone_in(output):
+        return _predict_all(model, inputs, options, formats, batch, threads)
+
+
+def _predict_all(
+    model: Predictor,
+    inputs: Sequence[str | Path],
+    options: _Options,
+    formats: Sequence[str],
+    batch: int,
+    threads: int,
+) -> str:
+    """The work of `predict_files`, with options that are checked and a folder that is nobody else's meanwhile."""
+    state, output = processes(), options.output
+    exports = check_exports(output, formats)
     every = [Path(os.path.abspath(path)) for path in find_images(inputs)]
     paths = [path for path in every if not is_own_picture(path)]
     if not paths:
@@ -125,10 +140,6 @@ def predict_files(
             if not (files.is_done(path) and all(is_own_picture(picture) for picture in drawn)):
                 due.append(number)
     _check_targets([target for number in due for target in options.drawn(names[paths[number]])], set(paths))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot make the output folder: {error.strerror}") from error
     state.wait_for_everyone()  # all have listed the pictures before the first overlay lies among them
 
     root = _root(inputs, [*paths, *files.pictures])
@@ -168,6 +179,18 @@ def predict_files(
         found = [_as_found(files.pictures[path], names_of) for path in paths if path in files.pictures]
         write_exports(output, exports, found, names_of)
     return _report(model, inputs, options, files, done, len(done) - len(new), problems, len(every) - len(paths))
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """The output folder, made if need be, which no other call or run may use meanwhile. Raises UserError."""
+    locks: list[FolderLock] = []  # the main process's
+    try:
+        on_main(lambda: locks.append(FolderLock(output)))
+        yield
+    finally:
+        for lock in locks:
+            lock.release(keep_file=not lock.made_file)
 
 
 def _as_found(one: Predicted, names: dict[int, str]) -> Picture:

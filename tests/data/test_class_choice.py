@@ -1,5 +1,7 @@
 """Classes chosen and renamed, and what a run keeps of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from mask_frozen_detr import UserError
@@ -34,6 +36,22 @@ def test_renamed_into_a_class_that_is_there(scenes):
     assert {number: name for number, name in found.categories.items() if name == "disc"} == {
         number: name for number, name in scenes[0].categories.items() if name == "disc"
     }
+
+
+def test_two_categories_of_one_name_are_one_class(scenes):
+    """As Roboflow writes them: the name of the project once more, as category 0."""
+    data = scenes[0]
+    before, number = counts(data), next(key for key, name in data.categories.items() if name == "disc")
+    images = [
+        replace(record, annotations=tuple(replace(a, category_id=99) if a.id % 2 else a for a in record.annotations))
+        for record in data.images
+    ]
+    twice = replace(data, categories={**dict.fromkeys(data.categories, "disc"), 99: "disc"}, images=images)
+    found = choose_classes(twice, ClassChoice())
+    assert found.categories == {min(data.categories): "disc"}
+    assert counts(found) == {"disc": sum(before.values())}
+    assert f"{len(data.categories)} × category called 'disc' as another is: taken as one class" in found.summary()
+    assert number in data.categories, "what was given stays as it was"
 
 
 def test_words(scenes):

@@ -51,11 +51,9 @@ def test_shapes_and_rules_of_the_two_families(tmp_path):
     assert dino.shapes.strides == (4, 8, 16, 32, 64)
     assert dino.shapes.stem_width == 16
     assert dino.shapes.num_classes == 7
-    assert dino.info.score_rule.max_detections == 300 > 100
     hdetr = load_official(write_checkpoint(random_model(small_deformable("resnet")), tmp_path / "hdetr.pth"))
     assert hdetr.shapes.strides == (8, 16, 32, 64)
     assert hdetr.shapes.stem_width == 256
-    assert hdetr.info.score_rule.max_detections == 100
     assert isinstance(hdetr.info.preprocessing, ShortestEdge)
     assert (hdetr.info.preprocessing.shortest, hdetr.info.preprocessing.longest) == (800, 1333)
 
@@ -135,7 +133,6 @@ def test_class_names(tmp_path):
 def test_options(tmp_path):
     model = random_model(small_dino())
     file = write_checkpoint(model, tmp_path / "file.pth")
-    assert load_official(file, max_detections=50).info.score_rule.max_detections == 50
     pixel_values, pixel_mask = padded_batch()
     first, fourth = (load_official(file, encoder_layer=k)(pixel_values, pixel_mask) for k in (1, 4))
     assert torch.equal(first.boxes, fourth.boxes)
@@ -143,7 +140,6 @@ def test_options(tmp_path):
     for options, said in (
         ({"encoder_layer": 0}, "encoder_layer: found 0, expected 1 to 4"),
         ({"encoder_layer": 5}, "encoder_layer: found 5, expected 1 to 4"),
-        ({"max_detections": 0}, "max_detections: found 0, expected 1 to 140"),
         ({"num_queries": 10}, "a DINO checkpoint says itself how many"),
         ({"name": "dino-resnet50"}, "is not dino-resnet50: it has backbone swin"),
         ({"name": "dino"}, "detector name: found 'dino', expected one of"),

@@ -136,12 +136,6 @@ def test_queries_that_cannot_be_told_are_an_error(rows, asked):
         infer_config(tensors, {"nheads": 4}, "file.pth", asked)
 
 
-def test_detections_an_image_follow_the_training_options():
-    tensors = official_tensors(random_model(small_deformable("resnet", content_rows=300)))
-    assert infer_config(tensors, {}, "file.pth").max_detections == 100
-    assert infer_config(tensors, {"topk": 300}, "file.pth").max_detections == 300
-
-
 @pytest.mark.parametrize(
     ("key", "said"),
     [

@@ -1,6 +1,8 @@
 """Three stages that overlap: order, batches, failures, and that the model never waits."""
 
 import threading
+from collections.abc import Generator, Sequence
+from typing import cast
 
 import pytest
 
@@ -23,7 +25,7 @@ def test_results_in_order_and_every_failure_its_own(batch, threads):
     """7 cannot be read, 11 fails in the model and takes its batch down with it, 14 cannot be drawn."""
     sizes = []
 
-    def together(ready: list[int]) -> list[int]:
+    def together(ready: Sequence[int]) -> Sequence[int]:
         sizes.append(len(ready))
         return [10 * refuse(number, {11}, "model") for number in ready]
 
@@ -52,7 +54,7 @@ def test_reading_and_drawing_overlap_with_the_model():
             read.set()
         return item
 
-    def together(ready: list[int]) -> list[int]:
+    def together(ready: Sequence[int]) -> Sequence[int]:
         assert read.wait(10)
         return ready
 
@@ -71,4 +73,4 @@ def test_no_more_is_read_than_memory_shall_hold():
     results = flow.over(range(100))
     next(results)
     assert len(begun) <= 8
-    results.close()
+    cast(Generator, results).close()

@@ -1,6 +1,9 @@
 """The progress bar: lines where there is no terminal, a bar where there is one, nothing where it shall be quiet."""
 
 import io
+import logging
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -26,14 +29,20 @@ def clock(monkeypatch) -> type[Clock]:
     return Clock
 
 
-def test_plain_lines_now_and_then_and_at_the_end(clock, capsys):
+@pytest.fixture
+def log(caplog) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "mask_frozen_detr")
+    return caplog
+
+
+def test_plain_lines_now_and_then_and_at_the_end(clock, log):
     bar = Progress("training", 100)
     bar.start()
     for done in range(1, 101):
         clock.now += 1
         bar.update(done, loss="1.5", IoU="0.4")
     bar.close()
-    lines = capsys.readouterr().err.splitlines()
+    lines = log.messages
     assert [line.split()[1] for line in lines] == [
         "15/100",
         "30/100",
@@ -47,22 +56,32 @@ def test_plain_lines_now_and_then_and_at_the_end(clock, capsys):
     assert lines[-1].endswith("0.0 min left")
 
 
-def test_a_resumed_run_counts_its_own_speed(clock, capsys):
+def test_a_resumed_run_counts_its_own_speed(clock, log):
     bar = Progress("training", 100)
     bar.start(80)
     clock.now += 20
     bar.update(90)
-    assert capsys.readouterr().err.strip().endswith("0.3 min left")  # ten steps in 20 s, ten to go
+    assert log.messages[-1].endswith("0.3 min left")  # ten steps in 20 s, ten to go
 
 
-def test_time_that_something_else_takes_does_not_count(clock, capsys):
+def test_time_that_something_else_takes_does_not_count(clock, log):
     bar = Progress("training", 100)
     bar.start()
     clock.now += 30
     with bar.paused():
         clock.now += 1000
     bar.update(50)
-    assert capsys.readouterr().err.strip().endswith("0.5 min left")
+    assert log.messages[-1].endswith("0.5 min left")
+
+
+def test_without_handlers_of_a_program_lines_are_on_stderr():
+    shown = subprocess.run(
+        [sys.executable, "-c", "from mask_frozen_detr.machine.logs import log\nlog('a [line]')\nlog('another')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (shown.stdout, shown.stderr) == ("", "a [line]\nanother\n")
 
 
 def test_quiet(clock, capsys):

@@ -106,6 +106,11 @@ def test_runs_of_older_versions_load(version, tree, scenes):
     ("file", "changes", "words"),
     [
         ("preprocessor_config.json", {"do_normalize": True}, "pre-processing .* has do_normalize True, in training it"),
+        (
+            "preprocessor_config.json",
+            {"do_center_crop": True},
+            "pre-processing .* has do_center_crop True, in training",
+        ),
         ("config.json", {"id2label": {"0": "ring", "1": "disc", "2": "star"}}, "class 0 .* is 'ring', in training it"),
         ("config.json", {"num_queries": 19}, "its configuration|the configuration"),
         ("config.json", {"decoder_activation_function": "gelu"}, "the configuration"),
@@ -114,6 +119,16 @@ def test_runs_of_older_versions_load(version, tree, scenes):
 def test_what_decides_outputs_is_compared(file, changes, words, tree):
     edit(tree / "detector" / file, **changes)
     with pytest.raises(UserError, match=words):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
+
+
+def test_what_an_older_version_did_not_note_is_said(tree):
+    path = tree / "runs/one" / CONFIG_FILE
+    saved = json.loads(path.read_text())
+    for key in ("preprocessing", "class_names", "checksums"):
+        del saved[key]
+    path.write_text(json.dumps(saved))
+    with pytest.warns(UserWarning, match="not compared: its class names, its pre-processing, the checksum of the mask"):
         MaskFrozenDetr.from_pretrained(tree / "runs/one")
 
 

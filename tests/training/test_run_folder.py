@@ -191,7 +191,7 @@ def test_a_second_run_is_refused_while_the_first_lives(more, command, tmp_path, 
         while not (output / CHECKPOINT_FILE).exists():  # of the second step, the last thing before the third
             time.sleep(0.02)
         before = contents(output)
-        assert f"{output}: another run is working in it" in refused(command(output, *more), capsys)
+        assert f"{output}: another run or `predict` is working in it" in refused(command(output, *more), capsys)
         assert contents(output) == before
     finally:
         child.kill()

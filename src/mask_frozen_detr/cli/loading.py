@@ -65,9 +65,10 @@ def load_model(
     from mask_frozen_detr.model import MaskFrozenDetr, find_run
 
     if find_run(name, revision) is not None:
-        if prompt is not None:
-            raise UserError(f"prompt: found {prompt!r}, but {name} is a run, which keeps its own")
-        model = MaskFrozenDetr.from_pretrained(name, detector, revision)
+        local = Path(name).exists()  # a local run has no revision: its detector, on the hub, may
+        model = MaskFrozenDetr.from_pretrained(
+            name, detector, None if local else revision, prompt=prompt, detector_revision=revision if local else None
+        )
     else:
         try:
             frozen = load_detector(name, revision=revision, prompt=prompt)

@@ -24,7 +24,7 @@ from mask_frozen_detr.cli.recipes import Recipes
 from mask_frozen_detr.cli.reproduce import Reproduce
 from mask_frozen_detr.cli.serve import Serve
 from mask_frozen_detr.cli.train import Train, train_by_recipe
-from mask_frozen_detr.errors import UserError, reason, safe
+from mask_frozen_detr.errors import UserError, is_out_of_memory, reason, safe
 from mask_frozen_detr.machine.memory import keep_freed_memory
 
 NAME = "mask-frozen-detr"
@@ -67,8 +67,10 @@ def run_command(arguments: list[str]) -> int:
         if error.strerror is None:
             raise
         return _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    except MemoryError as error:
-        return _refuse(reason(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _refuse(f"{reason(error)}; smaller pictures, a lower --batch or fewer detections need less")
     return 0
 
 

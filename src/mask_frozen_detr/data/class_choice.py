@@ -1,5 +1,6 @@
 """Choosing and renaming the classes of data: names of other data sets meet a detector's, and only some are used."""
 
+from collections import Counter
 from dataclasses import replace
 from unicodedata import normalize
 
@@ -31,12 +32,13 @@ def read_choice(classes: str | None, class_map: str | None) -> ClassChoice:
 
 
 def choose_classes(data: CocoData, choice: ClassChoice, strict: bool = True) -> CocoData:
-    """`data` with its classes renamed, those of one name then made one, and only the chosen ones left.
+    """`data` with its classes renamed, those of one name made one, and only the chosen ones left.
 
     Pictures stay, be they without objects then. strict: a name that the data lacks is an error; else it is passed over.
     Raises UserError for such a name, and where no class is left.
     """
-    if choice == ClassChoice() or choice == data.choice:
+    doubled = {name: count for name, count in Counter(data.categories.values()).items() if count > 1}
+    if not doubled and (choice == ClassChoice() or choice == data.choice):
         return data
     known = {_plain(name) for name in data.categories.values()}
     if strict:
@@ -74,6 +76,7 @@ def choose_classes(data: CocoData, choice: ClassChoice, strict: bool = True) -> 
     ]
     lost = sum(len(record.annotations) for record in data.images) - sum(len(record.annotations) for record in images)
     notes = data.notes | ({NOT_CHOSEN: lost} if lost else {})
+    notes |= {f"category called '{name}' as another is: taken as one class": n - 1 for name, n in doubled.items()}
     categories = dict(sorted((number, name) for name, number in ids.items()))
     return replace(data, images=images, categories=categories, notes=notes, choice=choice)
 

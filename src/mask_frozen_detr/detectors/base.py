@@ -70,7 +70,6 @@ class ScoreRule:
     """How logits become scores: `sigmoid` per class, or `softmax` with a last background class."""
 
     kind: str = "sigmoid"
-    max_detections: int = 100
     best_only: bool = False  # a query stands for its best class alone; with softmax it always does
 
     def __post_init__(self) -> None:

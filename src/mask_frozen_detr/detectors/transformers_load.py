@@ -88,7 +88,7 @@ def load_transformers_detector(
         class_names=names or class_names(config),
         preprocessing=TransformersPreprocessing(processor, family.any_size),
         costs=matching_costs(config, family),
-        score_rule=score_rule(config, family),
+        score_rule=score_rule(family),
     )
     detector = TransformersDetector(model, info, family, encoder_layer, text)
     info.identity = replace(info.identity, encoder_layer=detector.encoder_layer)
@@ -105,10 +105,9 @@ def class_names(config: Any) -> list[str]:
     return named_classes([config.id2label[index] for index in sorted(config.id2label)], config.num_labels)
 
 
-def score_rule(config: Any, family: Family) -> ScoreRule:
-    """How the family's own post-processing scores and chooses."""
-    count = family.detections if isinstance(family.detections, int) else getattr(config, family.detections)
-    return ScoreRule("softmax" if family.background else "sigmoid", count, best_only=family.prompted)
+def score_rule(family: Family) -> ScoreRule:
+    """How the family's own post-processing scores."""
+    return ScoreRule("softmax" if family.background else "sigmoid", best_only=family.prompted)
 
 
 def matching_costs(config: Any, family: Family) -> MatchingCosts:

@@ -56,15 +56,24 @@ class Flow(Generic[Item, Ready, Output, Result]):
                     finished.extend(self._model([made_ready.popleft() for _ in range(count)], pool))
                 except BaseException:  # a signal: what has been through the model already is not lost
                     while finished:
-                        yield _outcome(finished.popleft())
+                        yield self._outcome(finished.popleft())
                     raise
                 while len(finished) > self.batch * AHEAD or (finished and finished[0][1].done()):
-                    yield _outcome(finished.popleft())
+                    yield self._outcome(finished.popleft())
             while finished:
-                yield _outcome(finished.popleft())
+                yield self._outcome(finished.popleft())
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+
+    def _outcome(self, finished: tuple[Item, Future[Result]]) -> tuple[Item, Result | Exception]:
+        item, future = finished
+        error = future.exception()
+        if error is None:
+            return item, future.result()
+        if isinstance(error, Exception):
+            return item, error
+        raise error  # a signal's, which ends all
 
     def _model(
         self, items: Sequence[tuple[Item, Future[Ready]]], pool: ThreadPoolExecutor | None
@@ -112,13 +121,3 @@ def _failed(error: BaseException) -> "Future[Result]":
     future: Future[Result] = Future()
     future.set_exception(error)
     return future
-
-
-def _outcome(finished: "tuple[Item, Future[Result]]") -> tuple[Item, Result | Exception]:
-    item, future = finished
-    error = future.exception()
-    if error is None:
-        return item, future.result()
-    if isinstance(error, Exception):
-        return item, error
-    raise error  # a signal's, which ends all

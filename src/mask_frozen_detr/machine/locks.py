@@ -35,7 +35,7 @@ class FolderLock:
                     break
                 self.file.close()  # its last holder has just removed it
         except OSError as error:
-            raise UserError(f"{folder}: cannot make the run folder: {error.strerror}") from error
+            raise UserError(f"{folder}: cannot work in this folder: {error.strerror}") from error
         _held.add(self)
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             raise
         raise UserError(
-            f"{folder}: another run is working in it; wait for its end, or give another --output"
+            f"{folder}: another run or `predict` is working in it; wait for its end, or give another --output"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A progress bar with loss, images a second and time left (rich), or plain lines where there is no terminal."""
+"""A progress bar with loss, images a second and time left (rich), or lines of a log where there is no terminal."""
 
 import atexit
 import contextlib
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from mask_frozen_detr.errors import safe
+from mask_frozen_detr.machine.logs import log
 
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
@@ -55,11 +56,7 @@ class Progress:
             self.last_line = now
             each = (now - self.started) / max(1, done - self.first)
             left = each * (self.total - done)
-            print(
-                f"{self.title} {done}/{self.total}  {info}  {left / 60:.1f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
+            log(f"{self.title} {done}/{self.total}  {info}  {left / 60:.1f} min left")
 
     def print(self, text: str) -> None:
         if not self.quiet:

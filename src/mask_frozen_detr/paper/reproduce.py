@@ -4,7 +4,6 @@
 command that is given again goes on from it. Runs lie in `runs/ROW-seedN`, each a run folder of `train`.
 """
 
-import sys
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_bytes_atomic, write_text_atomic
+from mask_frozen_detr.machine.logs import log
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.paper.complexity import complexity
 from mask_frozen_detr.paper.config import ReproduceConfig, read_budget
@@ -236,4 +236,4 @@ def _write(output: Path, result: TableResult) -> None:
 
 def _say(text: str) -> None:
     if processes().is_main_process:
-        print(text, file=sys.stderr, flush=True)
+        log(text)

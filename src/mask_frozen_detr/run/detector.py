@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from itertools import zip_longest
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.run.description import CONFIG_FILE, DETECTOR_FOLDER, DetectorPlace, RunConfig
 
-# What of a pre-processing changes pictures; the rest is bookkeeping, and differs between versions of transformers.
-DECIDING = (
-    *("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
-    *("do_pad", "pad_size", "do_center_crop", "crop_size", "do_convert_rgb"),
-    *("kind", "shortest", "longest", "mean", "std"),
+# What of a pre-processing changes no picture, and differs between versions of transformers. All else is compared.
+BOOKKEEPING = (
+    *("image_processor_type", "processor_class", "feature_extractor_type", "data_format", "device", "return_tensors"),
+    *("input_data_format", "disable_grouping", "format", "do_convert_annotations", "transformers_version"),
+    *("return_segmentation_masks", "annotations", "masks_path", "ignore_index", "do_reduce_labels"),
 )
 
 
@@ -46,8 +47,12 @@ def find_detector(saved: RunConfig, folder: Path) -> str:
 
 
 def check_detector(run: str | Path, saved: RunConfig, detector: FrozenDetector) -> None:
-    """Raises UserError that says what is another than it was in training: masks would be wrong."""
+    """Raises UserError that says what is another than it was in training: masks would be wrong.
+
+    What a run of an older version did not note cannot be compared: a warning names it.
+    """
     identity, found = saved.detector, detector.info.identity
+    _warn_of_gaps(run, saved)
     if not detector.has_weights(identity):
         raise UserError(
             f"{run}: the mask network belongs to detector {identity.name!r} (weights {identity.weights[:12]}…), "
@@ -73,9 +78,11 @@ def check_detector(run: str | Path, saved: RunConfig, detector: FrozenDetector) 
         )
     if saved.preprocessing is not None:
         now_made = json.loads(json.dumps(detector.info.preprocessing.describe(), default=str))
-        for key in DECIDING:
+        for key in sorted((saved.preprocessing.keys() | now_made.keys()) - {*BOOKKEEPING}):
             before, now = saved.preprocessing.get(key), now_made.get(key)
-            if (before or now) and key in saved.preprocessing and key in now_made and before != now:
+            # A setting that another version of transformers lacks is bookkeeping, a step of its own is not.
+            compared = key.startswith("do_") or (key in saved.preprocessing and key in now_made)
+            if compared and (before or now) and before != now:
                 raise UserError(
                     f"{run}: the pre-processing of {found.name!r} has {key} {now!r}, in training it was {before!r}; "
                     "masks would be wrong"
@@ -87,6 +94,22 @@ def check_detector(run: str | Path, saved: RunConfig, detector: FrozenDetector) 
                 f"{run}: {what.replace('_', ' ')} of {found.name!r}: found {getattr(shapes, what)}, in training "
                 f"{getattr(saved.shapes, what)}; {CONFIG_FILE} is damaged, or of another detector"
             )
+
+
+def _warn_of_gaps(run: str | Path, saved: RunConfig) -> None:
+    own = saved.detector.name == DETECTOR_FOLDER  # checksums stand for its configuration
+    noted = {
+        "its configuration": own or saved.detector.settings is not None,
+        "its class names": saved.class_names is not None,
+        "its pre-processing": saved.preprocessing is not None,
+        "the checksum of the mask network": saved.checksum is not None,
+    }
+    gaps = [what for what, known in noted.items() if not known]
+    if gaps:
+        warnings.warn(
+            f"{run}: written by an older version, which noted less of the detector; not compared: {', '.join(gaps)}",
+            stacklevel=3,
+        )
 
 
 def check_files(folder: Path, saved: RunConfig) -> None:

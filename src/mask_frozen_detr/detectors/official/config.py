@@ -36,7 +36,6 @@ class OfficialConfig:
     backbone: BackboneConfig
     num_classes: int
     num_queries: int  # queries at inference
-    max_detections: int  # detections an image that the authors evaluate
     levels: int  # feature maps: those of the backbone and coarser ones on top
 
     # What the two families do differently.
@@ -85,7 +84,6 @@ def deformable_detr(
         look_forward_twice=content_rows > 0 if look_forward_twice is None else look_forward_twice,
         **{
             "levels": 4,
-            "max_detections": 100,
             "position_per_layer": False,
             "score_best_class": False,
             "decoder_norm": False,
@@ -111,7 +109,6 @@ def dino(
         content_rows=num_queries,
         levels=levels,
         **{
-            "max_detections": 300,
             "position_per_layer": True,
             "score_best_class": True,
             "decoder_norm": True,
@@ -132,6 +129,7 @@ def config_from_dict(values: dict[str, Any]) -> OfficialConfig:
     for name in ("depths", "heads"):
         backbone[name] = tuple(backbone[name])
     known = {field.name for field in fields(OfficialConfig)}
+    values = {key: value for key, value in values.items() if key != "max_detections"}  # of folders of older versions
     if unknown := sorted(set(values) - known):
         raise KeyError(f"unknown fields {unknown}")
     return OfficialConfig(**{**values, "backbone": BackboneConfig(**backbone)})

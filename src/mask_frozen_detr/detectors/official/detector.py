@@ -1,7 +1,6 @@
 """The official detectors as frozen detectors: `load_official`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,7 +73,6 @@ def load_official(
     class_names: Sequence[str] | None = None,
     encoder_layer: int = 4,
     num_queries: int | None = None,
-    max_detections: int | None = None,
 ) -> OfficialDetector:
     """An official checkpoint file, or a folder that `convert_checkpoint` wrote, as a frozen detector.
 
@@ -82,7 +80,6 @@ def load_official(
     class_names: one a class index; default: COCO's by category id where there are 91 classes, "" elsewhere.
     encoder_layer: after which encoder layer the feature maps are taken, counted from 1 (Table 15).
     num_queries: for H-Deformable-DETR files that do not tell how many of their queries serve inference.
-    max_detections: detections an image; default: what the authors evaluate (100, for DINO 300).
     Raises UserError for every bad input, never leaving a half-loaded model.
     """
     source = str(checkpoint)
@@ -94,12 +91,6 @@ def load_official(
     config = content.config or infer_config(content.tensors, content.args, source, num_queries)
     if name is not None:
         check_name(name, config, source)
-    if max_detections is not None:
-        if not 1 <= max_detections <= config.num_queries * config.num_classes:
-            raise UserError(
-                f"max_detections: found {max_detections}, expected 1 to {config.num_queries * config.num_classes}"
-            )
-        config = replace(config, max_detections=max_detections)
     names = class_names_for(config, class_names if class_names is not None else content.class_names)
     model = build(config, content, source, encoder_layer)
     info = DetectorInfo(
@@ -109,13 +100,13 @@ def load_official(
             hash_tensors(official_tensors(model.state_dict(), config)),
             config.family,
             encoder_layer,
-            settings=hash_settings(replace(config, max_detections=0).as_dict()),
+            settings=hash_settings(config.as_dict() | {"max_detections": 0}),  # a key that older versions hashed
             scheme=SCHEME,
         ),
         class_names=names,
         preprocessing=ShortestEdge(),
         costs=MatchingCosts(),
-        score_rule=ScoreRule("sigmoid", config.max_detections),
+        score_rule=ScoreRule("sigmoid"),
     )
     return OfficialDetector(model, info)
 

@@ -82,8 +82,6 @@ def infer_config(
     }
     if "transformer.pos_trans.weight" in tensors:
         rows = shape("query_embed.weight")[0] if "query_embed.weight" in tensors else 0
-        if "topk" in args:
-            common["max_detections"] = int(args["topk"])
         return deformable_detr(
             num_queries=one_to_one(rows, args, source, num_queries),
             content_rows=rows,
@@ -92,8 +90,6 @@ def infer_config(
         )
     if num_queries is not None:
         raise UserError(f"num_queries: found {num_queries}, but a DINO checkpoint says itself how many it has")
-    if "num_select" in args:
-        common["max_detections"] = int(args["num_select"])
     temperatures = {float(args.get(f"pe_temperature{axis}", 20)) for axis in "HW"}
     if len(temperatures) > 1:
         raise UserError(
