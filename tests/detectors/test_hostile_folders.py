@@ -101,7 +101,11 @@ DAMAGE = {
     "no JSON": (CONFIG, lambda path: path.write_text("{"), "no JSON"),
     "a list": (CONFIG, lambda path: path.write_text("[]"), "found a JSON list, expected an object"),
     "bytes": (CONFIG, lambda path: path.write_bytes(b"\xff\xfe\x00"), "is damaged"),
-    "huge": (CONFIG, lambda path: path.write_bytes(b" " * 16_000_001), "16,000,001 bytes, expected at most"),
+    "huge": (
+        CONFIG,
+        lambda path: path.write_bytes(b" " * 16_000_001),
+        "found more than 16,000,000 bytes, expected at most",
+    ),
     "NaN": (CONFIG, lambda path: path.write_text('{"dropout": NaN}'), "found NaN, expected a finite number"),
     "a class that is a number": (CONFIG, lambda path: change(path, id2label={"0": 7}), "id2label: found '0': 7"),
     "a class of an absurd number": (CONFIG, lambda path: change(path, id2label={"9" * 30: "x"}), "id2label"),

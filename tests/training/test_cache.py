@@ -360,9 +360,10 @@ def test_what_is_no_file_is_not_waited_for(small, scenes, tmp_path):
     sample = dataset[0, 0]
     assert sample.view is not None
     os.mkfifo(cache.store.path(sample.view))
-    with pytest.warns(UserWarning, match="is a pipe or a device"):
+    place = cache.store.path(sample.view)
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(UserError, match="is a pipe or a device"):
         cache.batch([sample])
-    assert cache.store.path(sample.view).is_file()
+    assert place.is_fifo(), "it is the user's"
 
 
 def test_two_runs_fill_one_cache(small, scenes, tmp_path):
