@@ -53,7 +53,6 @@ GRID = {
     "c 64, no image encoder": replace(_CONVNEXT, image_encoder="none", image_layers=0),
     "c 64, deformable image encoder": replace(_CONVNEXT, image_encoder="deformable", image_layers=2),
     "c 64, one box layer": replace(_CONVNEXT, box_layers=1),
-    "c 64, sub-pixel head": replace(_CONVNEXT, head="sub-pixel"),
     "c 32, r 24": replace(_CONVNEXT, mask_width=32, roi_size=24),
     "c 32, r 32": replace(_CONVNEXT, mask_width=32, roi_size=32),
     "c 128": replace(_CONVNEXT, mask_width=128),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 EncoderKind = Literal["deformable", "swin", "convnext", "none"]
-HeadKind = Literal["dot-product", "segmenter", "sub-pixel"]
+HeadKind = Literal["dot-product", "segmenter"]
 StemKind = Literal["auto", "backbone", "pixels"]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
