@@ -153,6 +153,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 name, (row[key][str(MANY)], row["mask"]["AP"]), (4, 4), textcoords="offset points", fontsize=7
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
+        axis.margins(x=0.25)
         axis.set_xlabel(label, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mask AP", fontsize=8)
@@ -170,7 +173,9 @@ def main() -> None:
         if name in result["rows"]:
             continue
         result["rows"][name] = trained_row(options, name, GRID[name])
-        result.update(run=describe_run(torch.device("cpu"), 1), iterations=options.iterations)
+        command = f"python -m benchmarks.frontier {Path(options.detector).name} {options.data.name} --iterations "
+        run = {**describe_run(torch.device("cpu"), 1), "command": f"{command}{options.iterations}"}
+        result.update(run=run, iterations=options.iterations)
         write_json_atomic(file, result)
         print(f"{name}: mask AP {result['rows'][name]['mask']['AP']:.1f}")
     names = list(result["rows"])
