@@ -114,6 +114,7 @@ def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision:
                     picture.labels,
                     picture.box_masks(MASK_SIDE),
                     torch.ones(len(picture.labels), dtype=torch.bool),
+                    torch.ones(len(picture.labels)),
                 ),
             )
             for image, picture in zip(normalised(pictures), pictures, strict=True)

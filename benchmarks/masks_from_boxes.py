@@ -76,7 +76,7 @@ def ious(data: CocoData, cache: Path) -> dict[str, Any]:
     draw_missing(store, data.images, workers=0, quiet=False)
     off = (np.arange(MASK_SIDE) + 0.5) / MASK_SIDE * 2 - 1
     ellipse = (off[:, None] ** 2 + off**2 <= 1).astype(np.float32)
-    rows: list[tuple[float, float, float, float]] = []  # area, then the three
+    rows: list[tuple[float, ...]] = []  # area, then the three
     for record in data.images:
         for annotation, mask in zip(store.objects(record), store.read(record), strict=True):
             if annotation.segmentation is None:
@@ -111,9 +111,7 @@ def measure_curve(options: argparse.Namespace) -> dict[str, Any]:
                 if (count == 0 and others == "unused") or (count == len(whole["images"]) and others == "boxes"):
                     continue
                 file = thinned(whole, count, others, seed, options.output)
-                ap = mask_ap(
-                    options, file, annotation_file, others, options.output / f"run-{count}-{others}-{seed}", seed
-                )
+                ap = mask_ap(options, file, others, options.output / f"run-{count}-{others}-{seed}", seed)
                 runs.append({"images_with_masks": count, "others": others, "seed": seed, **ap})
                 print(runs[-1], flush=True)
     return {"runs": runs}

@@ -530,7 +530,7 @@ class Pools(FrozenDetector):
     def save(self, folder: Path) -> None:
         raise AssertionError("nothing here is fine-tuned")
 
-    def detect(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor, targets=None) -> Detections:
+    def detect(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None, targets=None) -> Detections:
         generator = torch.Generator().manual_seed(0)
         B, Q = len(pixel_values), 6
         wide = pixel_values.repeat(1, 6, 1, 1)[:, :16] * torch.linspace(-1, 1, 16)[:, None, None]

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -204,7 +205,7 @@ def test_sizes_and_numbers_that_the_graph_does_not_take(exported):
     with pytest.raises(UserError, match="found 31, but the graph gives 30"):
         runs.predict(picture(96, 96), max_detections=31)
     with pytest.raises(UserError, match="runtime: found 'tflite'"):
-        OnnxModel(exported, runtime="tflite")
+        OnnxModel(exported, runtime=cast(Any, "tflite"))
 
 
 # --- what cannot be exported, and where ---
@@ -249,5 +250,5 @@ def test_resizing_without_antialiasing_is_that_of_torch(mode, size):
     pixels = picture(48, 56)
     values = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     wanted = F.interpolate(values, size=size, mode=mode).round().clamp(0, 255)[0].permute(1, 2, 0).numpy()
-    found = resize_plainly(pixels, *size, cubic=mode == "bicubic")
+    found = resize_plainly(pixels, size[0], size[1], cubic=mode == "bicubic")
     assert np.abs(found - wanted).max() <= 1

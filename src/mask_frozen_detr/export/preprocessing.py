@@ -42,15 +42,18 @@ def _candidates(settings: dict[str, Any]) -> Iterator[Preparation]:
         return
     if not settings.get("do_resize", True):
         raise ValueError("it does not resize")
-    size = {key: int(value) for key, value in dict(settings["size"]).items() if value is not None}
+    sides_of = {key: int(value) for key, value in dict(settings["size"]).items() if value is not None}
     kinds: list[tuple[Fit, tuple[int, int]]]
-    if "height" in size:
-        kinds = [("squash", (size["height"], size["width"]))]
-    elif "shortest_edge" in size:
-        longest = size.get("longest_edge", 1_000_000)
-        kinds = [(fit, (size["shortest_edge"], longest)) for fit in ("edges", "edges rounded")]
+    if "height" in sides_of:
+        kinds = [("squash", (sides_of["height"], sides_of["width"]))]
+    elif "shortest_edge" in sides_of:
+        longest = sides_of.get("longest_edge", 1_000_000)
+        kinds = [
+            ("edges", (sides_of["shortest_edge"], longest)),
+            ("edges rounded", (sides_of["shortest_edge"], longest)),
+        ]
     else:
-        raise ValueError(f"found a size of {sorted(size)}, expected height and width, or shortest_edge")
+        raise ValueError(f"found a size of {sorted(sides_of)}, expected height and width, or shortest_edge")
     scale = float(settings["rescale_factor"]) if settings.get("do_rescale") else 1.0
     mean, std = [0.0] * 3, [1.0] * 3
     if settings.get("do_normalize"):

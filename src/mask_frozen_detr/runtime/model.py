@@ -164,7 +164,7 @@ class OnnxModel:
             )
         alike = len({one.shape for one in prepared}) == 1 and self.description.input.batch is None
         batches = [np.stack(prepared)] if alike else [one[None] for one in prepared]
-        found = []
+        found: list[Instances] = []
         for batch in batches:
             outputs = self.run(batch, score_threshold)
             for b in range(len(batch)):

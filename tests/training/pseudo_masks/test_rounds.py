@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,8 @@ def test_the_network_draws_in_the_true_boxes(squashing, tiny_network, scenes, tm
         data, classes, squashing.info.preprocessing, replace(PLAIN, flip=True), 0, pseudo_masks=store
     )
     model = MaskFrozenDetr.build(squashing, tiny_network)
-    record, asked = data.images[0], []
+    record = data.images[0]
+    asked: list[Any] = []
 
     def truth_of(frame: list[float], flip: bool, annotation) -> torch.Tensor:
         height, width = 96, 96
