@@ -114,7 +114,7 @@ def test_a_preset_gives_what_the_options_leave_open(squashing_folder, scenes_fol
     saved = json.loads((tmp_path / "run" / "training.json").read_text())
     assert saved["network"] == {**asdict(network), "mask_width": 16}
     for key, value in asdict(training).items():
-        if key not in ("iterations", "lr", "precision"):
+        if key not in ("iterations", "lr", "precision", "evaluate_every"):
             assert saved[key] == json.loads(json.dumps(value)), key
     assert (saved["iterations"], saved["lr"]) == (2, 1e-4)
     assert main([*start, "--resume", "--no-val"]) == 0
@@ -296,7 +296,7 @@ def test_interrupted(run, scenes_folder, monkeypatch, capfd):
     def interrupt(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mask_frozen_detr.evaluation.evaluate", interrupt)
+    monkeypatch.setattr("mask_frozen_detr.evaluation.measure", interrupt)
     assert main(["evaluate", str(run), str(scenes_folder)]) == 130
     assert "interrupted" in capfd.readouterr().err
 
@@ -630,7 +630,7 @@ def test_an_error_of_the_system_elsewhere(refused, run, scenes_folder, monkeypat
     def fail(*_args: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.out")
 
-    monkeypatch.setattr("mask_frozen_detr.evaluation.evaluate", fail)
+    monkeypatch.setattr("mask_frozen_detr.evaluation.measure", fail)
     assert "events.out: No space left on device" in refused("evaluate", run, scenes_folder)
 
 

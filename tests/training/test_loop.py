@@ -581,8 +581,8 @@ def free_port() -> int:
 def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny_network, tmp_path):
     """The same batches, shared out; in some steps one process has no matched query and the other has."""
     options = (
-        "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 5 --batch 4 --workers 0 --log-every 1"
-        " --lr 1e-3 --min-box-iou 0.3 --no-sampled-points --evaluate-every 3 --no-report"
+        "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 5 --batch 4"
+        " --workers 0 --log-every 1 --lr 1e-3 --min-box-iou 0.3 --no-sampled-points --evaluate-every 3 --no-report"
     )
     for world in (1, 2):
         output, port = tmp_path / str(world), free_port()

@@ -27,7 +27,7 @@ from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
     "plain": "--workers 0",

@@ -18,7 +18,7 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import records, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = "--iterations 4 --checkpoint-every 2 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32 --workers 0"
 Command = Callable[..., list[str]]
 
@@ -257,7 +257,10 @@ def test_overwrite_that_would_replace_a_users_file_is_refused(name, finished, co
 
 
 def test_a_folder_of_an_older_version_is_known_by_its_names(finished, command, finished_once, capsys):
-    """It has no list of files, no checksums, no digests, nothing for transformers."""
+    """It has no list of files, no checksums, no digests, nothing for transformers, no best weights, no pictures."""
+    shutil.rmtree(finished / "best")
+    for picture in finished.glob("evaluation-*.jpg"):
+        picture.unlink()
     for name in TRANSFORMERS_FILES:
         (finished / name).unlink()
     training = json.loads((finished / TRAINING_FILE).read_text())
