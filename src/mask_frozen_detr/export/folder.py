@@ -176,7 +176,7 @@ def _traced(graph: MaskGraph, images: torch.Tensor, size: InputSize, opset: int,
                 opset_version=opset,
                 input_names=[IMAGES, THRESHOLD],
                 output_names=list(OUTPUTS),
-                optimize=False,  # runtimes do so themselves, in a hundredth of the time
+                optimize=False,  # runtimes do so themselves when they load it
                 verbose=False,
             )
         except Exception as error:
