@@ -18,7 +18,7 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import records, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
-NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = "--iterations 4 --checkpoint-every 2 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32 --workers 0"
 Command = Callable[..., list[str]]
 
