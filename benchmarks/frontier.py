@@ -31,13 +31,11 @@ from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.paper.complexity import complexity
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.loop import train
-from mask_frozen_detr.training.presets import preset
+from mask_frozen_detr.training.presets import PRESETS, preset
 
 FEW, MANY = 8, 100  # boxes an image: those that score over 0.3 on COCO, and all
 
-_CONVNEXT = MaskNetworkConfig(
-    image_encoder="convnext", image_layers=1, box_encoder="convnext", mask_width=64, roi_size=16, mask_scoring=False
-)
+_CONVNEXT = PRESETS["balanced"].network  # ConvNeXt, c = 64, r = 16
 GRID = {
     "no encoders, c 64": replace(
         _CONVNEXT,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import takes_processor_time
+from mask_frozen_detr.machine.devices import processor_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "torchvision", "transformers", "triton", "numpy", "pillow", "pycocotools")
@@ -27,11 +28,11 @@ def describe_run(device: torch.device, threads: int, commit: str | None = None) 
         "command": shlex.join(["python", "-m", "benchmarks", *_without_folder(sys.argv[1:])]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "GiB": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
             if device.type == "cuda"
             else None,
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "threads": threads,
             "clock": "processor" if takes_processor_time(device) else "wall",
@@ -65,16 +66,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def markdown(report: Mapping[str, Any]) -> str:

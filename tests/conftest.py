@@ -9,10 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face 
 import pytest
 import torch
 import transformers
+from synthetic_detections import scatter_parameters
 from torch import nn
 from transformers.utils import logging
 
-from mask_frozen_detr import MaskNetworkConfig, load_detector
+from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, load_detector
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import render_scenes
@@ -141,3 +142,11 @@ def scenes(scenes_folder: Path) -> tuple[CocoData, CocoData]:
 def tiny_network() -> MaskNetworkConfig:
     """All parts of the default, as small as they come."""
     return MaskNetworkConfig(image_layers=1, box_layers=1, mask_width=8, roi_size=8)
+
+
+@pytest.fixture(scope="module")
+def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFrozenDetr:
+    """Every part on the squashing detector, of weights that let it answer; each module has its own."""
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    scatter_parameters(model.network)
+    return model

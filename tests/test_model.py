@@ -31,13 +31,6 @@ THRESHOLD = 0.01
 
 
 @pytest.fixture(scope="module")
-def model(squashing, tiny_network) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
-
-
-@pytest.fixture(scope="module")
 def saved(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "femto"
     model.save_pretrained(folder)

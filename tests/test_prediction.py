@@ -25,13 +25,6 @@ from mask_frozen_detr.results.prediction_files import RESULTS_FILE
 THRESHOLD = 0.05
 
 
-@pytest.fixture(scope="module")
-def model(squashing, tiny_network) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
-
-
 @pytest.fixture
 def photos(scenes, tmp_path) -> Path:
     """A folder of three pictures of three kinds."""

@@ -4,10 +4,7 @@ Parts are timed apart, on the user's own pictures, each as `predict` does it. Le
 """
 
 import os
-import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from PIL import Image
 
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
-from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.devices import peak_memory, processor_name, send
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.results.assemble import MASK_THRESHOLD
 from mask_frozen_detr.results.paste import Crop, paste_probabilities
@@ -126,7 +123,7 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
         each["preprocessing"],
         each["pasting"],
         each["encoding"],
-        _peak_memory(device),
+        1e3 * peak_memory(device),
         _machine(device),
         len(pictures),
         rounds,
@@ -190,24 +187,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_memory(device: torch.device) -> float:
-    """MB (10⁶ bytes)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    """The processor's name as Linux has it; elsewhere what Python knows."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return f"{processor_name()}, {torch.get_num_threads()} threads"

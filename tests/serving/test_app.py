@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from synthetic_detections import scatter_parameters
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
@@ -22,13 +21,6 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
     "--no-first-run"
 )
-
-
-@pytest.fixture(scope="module")
-def model(squashing, tiny_network) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
-from synthetic_detections import scatter_parameters
 
-from mask_frozen_detr import Instances, MaskFrozenDetr, UserError
+from mask_frozen_detr import Instances, UserError
 from mask_frozen_detr.results.paste import Crop
 from mask_frozen_detr.serving.downloads import COCO_FILE, PNG_FILE, YOLO_FILE, write_downloads
 from mask_frozen_detr.serving.visit import LEAST_SCORE, LONGEST_SIDE, click, look_at
-
-
-@pytest.fixture(scope="module")
-def model(squashing, tiny_network) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
 
 
 @pytest.fixture(scope="module")

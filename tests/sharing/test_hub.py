@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from PIL import Image
-from synthetic_detections import scatter_parameters
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
@@ -67,13 +66,6 @@ class Hub:
 def _fake_hub(monkeypatch):
     monkeypatch.setattr(hub, "HfApi", Hub)
     Hub.card = None
-
-
-@pytest.fixture(scope="module")
-def model(squashing, tiny_network) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mask_frozen_detr.annotation.document import Document, OpenPicture
-from mask_frozen_detr.annotation.labelled_file import LabelledFile, hash_picture
+from mask_frozen_detr.annotation.labelled_file import LabelledFile
 from mask_frozen_detr.annotation.review import check_review, write_review
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
@@ -18,6 +18,7 @@ from mask_frozen_detr.errors import UserError, printable, reason, shorten
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.results.prediction_files import hash_picture
 
 
 @dataclass

@@ -10,7 +10,9 @@ from typing import Any
 
 from mask_frozen_detr.annotation.document import ADDED, QUALITY, Document, OpenPicture
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.machine.checksums import hash_if_file
 from mask_frozen_detr.machine.files import write_bytes_atomic
+from mask_frozen_detr.results.prediction_files import hash_picture, image_root
 
 MADE_BY = "mask-frozen-detr annotate"
 MARK = "annotated"  # the key of "info" that says so
@@ -61,7 +63,7 @@ class LabelledFile:
         content = self.document.content
         info = {
             **(content.get("info") or {}),
-            "image_root": _relative(self.document.root, self.path.absolute().parent),
+            "image_root": image_root(self.document.root, self.path.absolute().parent),
             MARK: {
                 "made_by": MADE_BY,
                 "format": FORMAT,
@@ -80,7 +82,9 @@ class LabelledFile:
 
     def check_beside(self, path: Path) -> None:
         """Raises UserError where there is a file of a review at `path` that is not as `write_beside` left it."""
-        if os.path.lexists(path) and (path.is_symlink() or _hash(path) not in self._beside.get(self._name(path), ())):
+        if os.path.lexists(path) and (
+            path.is_symlink() or hash_if_file(path) not in self._beside.get(self._name(path), ())
+        ):
             raise UserError(
                 f"{printable(str(path))}: is there already and is not as annotate wrote it, so it stays as it is; name "
                 "another --output, or move it"
@@ -102,7 +106,7 @@ class LabelledFile:
             write_bytes_atomic(path, content)
         for name in earlier.keys() - new.keys():
             path = self.path.parent / name
-            if not path.is_symlink() and _hash(path) in earlier[name]:
+            if not path.is_symlink() and hash_if_file(path) in earlier[name]:
                 path.unlink()
         self._beside = new
         self._unsaved = True
@@ -148,30 +152,5 @@ class LabelledFile:
                     self.document.entry(place).update({key: found[key] for key in ADDED})
 
 
-def hash_picture(path: Path) -> str:
-    """sha256 of a file's bytes. Raises UserError for what is no file: a pipe would never end."""
-    found = _hash(path)
-    if found is None:
-        raise UserError(f"{printable(str(path))}: is no file that can be read, expected a picture")
-    return found
-
-
-def _hash(path: Path) -> str | None:
-    try:
-        if not path.is_file():
-            return None
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _relative(root: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(root, folder)).as_posix()
-    except ValueError:  # Windows, another drive
-        return str(root)

@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.machine.config import Precision
 
@@ -26,7 +27,7 @@ class Annotate:
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
     # Format of DATA; by default the one that is found there.
-    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
+    format: Format | None = None
     # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
     orientation: Literal["auto", "apply", "ignore"] = "auto"
     # Draw anew what has a mask that is nothing but the four corners of its box.

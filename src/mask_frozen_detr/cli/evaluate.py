@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision
 
@@ -31,7 +32,7 @@ class Evaluate:
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
     # The format of DATA, where it holds several; by default the one that is found.
-    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
+    format: Format | None = None
     # What orientation tags of photos mean for their annotations: auto tells by the sizes in the annotation file.
     orientation: Literal["auto", "apply", "ignore"] = "auto"
     # Print the AP of each class as well.

@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place
+from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 
 
@@ -34,7 +35,7 @@ class Inspect:
     # Where its pictures are.
     val_images: Path | None = None
     # The format of DATA, where it holds several; by default the one that is found.
-    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
+    format: Format | None = None
     # Where there is no val split: hold this share of the images out, as train does.
     val_fraction: float | None = None
     # Use these classes of the data alone, as person,dog.

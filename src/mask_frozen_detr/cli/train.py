@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.training.config import TrainConfig
@@ -40,7 +41,7 @@ class Train:
     # Where its pictures are, if not where the layout says.
     val_images: Path | None = None
     # The format of DATA, where it holds several; by default the one that is found.
-    format: Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"] | None = None
+    format: Format | None = None
     # Where there is no val split: hold this share of the images out, as 0.1, the same ones at every call.
     val_fraction: float | None = None
     # Use these classes of the data alone, as person,dog; the run keeps to them.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mask_frozen_detr.data.class_choice import choose_classes
 from mask_frozen_detr.data.coco import ClassChoice, CocoData, HeldOut, Orientation
-from mask_frozen_detr.data.formats.find import Format, find_layout
+from mask_frozen_detr.data.config import Format
+from mask_frozen_detr.data.formats.find import find_layout
 from mask_frozen_detr.data.formats.layout import Layout
 from mask_frozen_detr.data.holdout import hold_out, images_digest
 from mask_frozen_detr.data.orientation import LOOKED_AT, ambiguous

@@ -1,6 +1,5 @@
 """What is suspicious in data that can be used: each kind has turned up in real exports and costs AP without a word."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord
 from mask_frozen_detr.data.images import stored_orientation
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.inspection.facts import Fault
+from mask_frozen_detr.machine.checksums import hash_if_file
 
 LOOKED_AT = 2000  # pictures whose headers are read
 LOOSE = 0.7  # overlap of a box with the extent of its polygons: below, they do not fit
@@ -95,11 +95,7 @@ def _bytes(path: Path) -> int:
 
 
 def _hash(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return str(path)
+    return hash_if_file(path) or str(path)
 
 
 def _shown(box: tuple[float, ...]) -> str:

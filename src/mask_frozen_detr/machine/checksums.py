@@ -11,3 +11,14 @@ def hash_file(path: Path) -> str:
     check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_if_file(path: Path) -> str | None:
+    """sha256 of a file's bytes; None of what is no file, a pipe for one, and of what cannot be read."""
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

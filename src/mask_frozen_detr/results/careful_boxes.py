@@ -36,7 +36,7 @@ def segment_carefully(look: Look, image: Image.Image, boxes: np.ndarray, labels:
     ]
     near = ((boxes[:, 2:] - boxes[:, :2]) / [image.width, image.height]).max(1) < NEAR_BELOW
     found = [_from_near(look, image, boxes[k], labels[k]) if near[k] else plain[k] for k in range(len(boxes))]
-    joined = _join(found, plain)
+    joined = Instances.joined(found)
     return replace(joined, scores=(joined.scores * np.sqrt(agreement)).astype(np.float32))
 
 
@@ -66,22 +66,6 @@ def surroundings(box: np.ndarray, width: int, height: int) -> tuple[int, int, in
         edges.append((start, min(length, int(np.ceil(start + extent + 1)))))
     (left, right), (top, bottom) = edges
     return left, top, right, bottom
-
-
-def _join(found: Sequence[Instances], like: Instances) -> Instances:
-    """Single instances of one picture, as one."""
-    maps = [one.probability_crops for one in found]
-    return Instances(
-        boxes=np.concatenate([one.boxes for one in found]),
-        scores=np.concatenate([one.scores for one in found]),
-        class_scores=np.concatenate([one.class_scores for one in found]),
-        labels=np.concatenate([one.labels for one in found]),
-        names=[name for one in found for name in one.names],
-        crops=[crop for one in found for crop in one.crops],
-        height=like.height,
-        width=like.width,
-        probability_crops=None if like.probability_crops is None else [crop for one in maps for crop in one or []],
-    )
 
 
 def _moved(crops: Sequence[Crop], right: int, down: int) -> list[Crop]:

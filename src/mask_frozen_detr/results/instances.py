@@ -58,6 +58,27 @@ class Instances:
         return cls(none.reshape(0, 4), none, none, none.astype(np.int64), [], [], height, width, [])
 
     @classmethod
+    def joined(cls, parts: "Sequence[Instances]") -> "Instances":
+        """Those of one image, one after the other; probabilities are kept where every part has them.
+
+        Raises ValueError where there is no part.
+        """
+        if not parts:
+            raise ValueError("parts: found none, expected at least one")
+        maps = [part.probability_crops for part in parts if part.probability_crops is not None]
+        return cls(
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            class_scores=np.concatenate([part.class_scores for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            names=[name for part in parts for name in part.names],
+            crops=[crop for part in parts for crop in part.crops],
+            height=parts[0].height,
+            width=parts[0].width,
+            probability_crops=[crop for one in maps for crop in one] if len(maps) == len(parts) else None,
+        )
+
+    @classmethod
     def from_coco(
         cls, entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], height: int, width: int
     ) -> "Instances":

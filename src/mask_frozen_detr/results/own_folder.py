@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.machine.checksums import hash_if_file
 from mask_frozen_detr.machine.files import sweep, write_bytes_atomic
 
 LIST_FILE = ".written-by-mask-frozen-detr"
@@ -115,9 +116,6 @@ def _sum(path: Path) -> str | None:
     try:
         if path.is_symlink():
             return f"link to {os.readlink(path)}"
-        if not path.is_file():
-            return None
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+    return hash_if_file(path)

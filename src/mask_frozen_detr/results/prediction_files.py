@@ -22,6 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.machine.checksums import hash_if_file
 from mask_frozen_detr.machine.files import write_bytes_atomic
 from mask_frozen_detr.results.instances import Instances
 
@@ -84,7 +85,7 @@ class PredictionFiles:
             self._read(folder / _name_of_share(other))
         earlier = self._read(folder / PREDICTIONS_FILE)
         if os.path.lexists(self.results):
-            self._results_hash = _hash(self.results)
+            self._results_hash = hash_if_file(self.results)
             if earlier is None or self._results_hash not in earlier["info"]["results_sha256"]:
                 raise UserError(_foreign(self.results))
         if earlier is not None:
@@ -165,7 +166,7 @@ class PredictionFiles:
             "and masks are of the upright picture, turned as its EXIF data says.",
             "made_by": MADE_BY,
             "format": FORMAT,
-            "image_root": _relative(root, self.folder),
+            "image_root": image_root(root, self.folder),
             "settings": self.settings,
             "results_sha256": hashes,
         }
@@ -237,7 +238,7 @@ def _name_of_share(number: int) -> str:
 
 def hash_picture(path: Path) -> str:
     """sha256 of a file's bytes. Raises UserError for what is no file: a pipe would never end."""
-    found = _hash(path)
+    found = hash_if_file(path)
     if found is None:
         raise UserError(f"{printable(str(path))}: is no file that can be read, expected a picture")
     return found
@@ -263,21 +264,12 @@ def is_own_picture(path: Path) -> bool:
         return False
 
 
-def _hash(path: Path) -> str | None:
-    try:
-        if not path.is_file():
-            return None
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
 def _encode(content: Any) -> bytes:
     return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
-def _relative(root: Path, folder: Path) -> str:
+def image_root(root: Path, folder: Path) -> str:
+    """The pictures' common folder `root` as seen from a file in `folder`: what a data set notes of it."""
     try:
         return Path(os.path.relpath(root, folder)).as_posix()
     except ValueError:  # Windows, another drive

@@ -38,7 +38,7 @@ class Visit:
         keep = self.found.scores >= threshold
         if classes:
             keep &= np.isin(np.array(self.found.names, dtype=object), list(classes))
-        return join([*self.drawn, self.found[keep]])
+        return Instances.joined([*self.drawn, self.found[keep]])
 
     def draw(self, instances: Instances) -> Image.Image:
         """The picture with what was chosen, and the corner that waits for its opposite."""
@@ -71,17 +71,3 @@ def click(model: MaskFrozenDetr, visit: Visit, at: Corner) -> Visit:
         return replace(visit, corner=None)
     mask = model.predict(visit.picture, boxes=[[x1, y1, x2, y2]])
     return replace(visit, corner=None, drawn=[*visit.drawn, mask])
-
-
-def join(parts: Sequence[Instances]) -> Instances:
-    """Instances of one picture, one after the other; `parts` holds at least one."""
-    return Instances(
-        boxes=np.concatenate([part.boxes for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        class_scores=np.concatenate([part.class_scores for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        names=[name for part in parts for name in part.names],
-        crops=[crop for part in parts for crop in part.crops],
-        height=parts[0].height,
-        width=parts[0].width,
-    )

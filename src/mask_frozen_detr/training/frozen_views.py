@@ -3,7 +3,6 @@
 Letters: Q queries, h × w unpadded input.
 """
 
-import hashlib
 import json
 import re
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.detectors.base import Detections
+from mask_frozen_detr.machine.checksums import hash_if_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_bytes_atomic
 from mask_frozen_detr.machine.regular_files import check_regular
@@ -80,7 +80,7 @@ class ViewStore:
         None where the image's file cannot be read.
         """
         if record.path not in self._hashes:
-            self._hashes[record.path] = hash_file(record.path)
+            self._hashes[record.path] = hash_view(record.path)
         content = self._hashes[record.path]
         # The size that the annotations were made for: if that changes, the image is looked at again.
         return content and f"{content}-{record.width}x{record.height}{'-flipped' if flip else ''}"
@@ -119,15 +119,10 @@ def is_view_file(name: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}-\d+x\d+(-flipped)?\.safetensors", name) is not None
 
 
-def hash_file(path: Path) -> str | None:
+def hash_view(path: Path) -> str | None:
     """Of a picture. None for what is no file that can be read: reading it as an image will say why."""
-    if not path.is_file():  # a pipe would be waited for
-        return None
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError:
-        return None
+    found = hash_if_file(path)
+    return found and found[:32]
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.data.formats import coco, labelme, panoptic, via, voc, yolo
 from mask_frozen_detr.data.formats.layout import Layout
 from mask_frozen_detr.errors import UserError, check_choice
 
-Format = Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"]
 READERS = {"coco": coco, "yolo": yolo, "labelme": labelme, "voc": voc, "panoptic": panoptic, "via": via}
 OFTEN_TOGETHER = {"coco", "panoptic"}  # COCO itself ships both of the same pictures; then its instances are meant
 

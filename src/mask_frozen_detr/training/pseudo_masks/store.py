@@ -21,7 +21,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_bytes_atomic
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.config import MasksFrom
-from mask_frozen_detr.training.frozen_views import hash_file
+from mask_frozen_detr.training.frozen_views import hash_view
 
 FORMAT = 1  # of the files and of how the first masks are drawn: another number, other files
 FOLDER = "pseudo-masks"
@@ -50,7 +50,7 @@ class PseudoMasks:
     def path(self, record: ImageRecord) -> Path:
         """The file of an image, in this round. Raises UserError where the picture cannot be read."""
         if record.path not in self._hashes:
-            self._hashes[record.path] = hash_file(record.path)
+            self._hashes[record.path] = hash_view(record.path)
         content = self._hashes[record.path]
         if content is None:
             raise UserError(f"{record.path}: cannot be read")
