@@ -1,6 +1,7 @@
 """A browser for the pages: Debian's Chromium under Playwright; tests that need it are skipped where it is not there."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,3 +37,15 @@ def watched(page: Any) -> list[str]:
     page.on("dialog", dismiss)
     page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
     return wrong
+
+
+def until(page: Any, condition: str, arg: Any = None) -> None:
+    """Waits until an expression of JavaScript holds.
+
+    Playwright's own `wait_for_function` asks again from within the page, which a policy without `unsafe-eval` forbids:
+    it passes where the condition holds at once and fails on a busy machine.
+    """
+    end = time.monotonic() + 60
+    while not page.evaluate(condition, arg):
+        assert time.monotonic() < end, f"still not true after a minute: {condition}"
+        page.wait_for_timeout(50)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import open_browser, watched
+from browsers import open_browser, until, watched
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -144,7 +144,7 @@ def test_runs_and_results_side_by_side(run, scenes_folder, tmp_path, capsys, bro
     page = browser.new_page(viewport={"width": 390, "height": 800})
     wrong = watched(page)
     page.goto((tmp_path / "out" / "comparison.html").as_uri())
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 1")
+    until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 1")
     assert page.locator("#differences tbody tr").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert not wrong

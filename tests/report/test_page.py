@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import open_browser, watched
+from browsers import open_browser, until, watched
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, TrainConfig, load_detector, train
 from mask_frozen_detr.cli import main
@@ -222,10 +222,11 @@ def test_in_a_browser(which, request, browser):
     page = browser.new_page(viewport={"width": 1280 if which == "run" else 390, "height": 800})
     wrong = watched(page)
     page.goto(path.absolute().as_uri())
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
-    page.wait_for_function(
+    until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
+    until(
+        page,
         "[...document.querySelectorAll('.js-plotly-plot')].every(chart =>"
-        " chart.querySelector('.main-svg').clientWidth <= chart.parentElement.clientWidth + 1)"
+        " chart.querySelector('.main-svg').clientWidth <= chart.parentElement.clientWidth + 1)",
     )
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "no wider than the window"
     figures = page.locator(".gallery figure")
@@ -237,9 +238,7 @@ def test_in_a_browser(which, request, browser):
     assert 0 < chosen < everything
     assert page.locator(".gallery figure:visible").count() == chosen
     page.click("button[type=reset]")
-    page.wait_for_function(
-        "n => document.querySelectorAll('.gallery figure:not([hidden])').length === n", arg=everything
-    )
+    until(page, "n => document.querySelectorAll('.gallery figure:not([hidden])').length === n", arg=everything)
     page.locator("input[name=score]").fill("1")
     assert page.locator(".gallery figure:visible").count() == 0
     assert not wrong
