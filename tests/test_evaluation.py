@@ -186,7 +186,7 @@ def canned(baseline, monkeypatch, tmp_path):
                 for image in [next(ids) for _ in sizes]
             ]
 
-        monkeypatch.setattr("mask_frozen_detr.evaluation.segment", found)
+        monkeypatch.setattr("mask_frozen_detr.model.segment", found)
         images = [replace(record, path=blank) for record in data.images]
         return evaluate(baseline, replace(data, images=images), batch=6, **options)
 
@@ -436,11 +436,11 @@ def test_thresholds_without_sense(options, baseline, scenes):
         evaluate(baseline, scenes[1], **options)
 
 
-def test_other_weights_in_the_networks_place(untrained, scenes):
+def test_other_weights_make_other_masks_and_a_training_goes_on(untrained, scenes):
     data = replace(scenes[1], images=scenes[1].images[:2])
     other = MaskFrozenDetr.build(untrained.detector, untrained.network.config)
     untrained.network.train()
-    first, second = evaluate(untrained, data), evaluate(untrained, data, network=other.network)
+    first, second = evaluate(untrained, data), evaluate(other, data)
     assert untrained.network.training, "as it was"
     assert str(first.box) == str(second.box)
     assert str(first.mask) != str(second.mask)
@@ -504,7 +504,7 @@ def test_whatever_fails_on_an_image_is_one_line(what, baseline, scenes, monkeypa
         images = [replace(r, annotations=()) if r is not bad else r for r in scenes[1].images]
         sizes = [(r.height, r.width) for r in images]
         assert sizes.count((bad.height, bad.width)) < 5
-        monkeypatch.setattr("mask_frozen_detr.evaluation.segment", fail)
+        monkeypatch.setattr("mask_frozen_detr.model.segment", fail)
     else:
         target = type(baseline.detector.info.preprocessing)
         real_call, calls = target.__call__, iter(range(5))
@@ -527,7 +527,7 @@ def test_an_interruption_is_no_bad_image(baseline, scenes, monkeypatch):
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mask_frozen_detr.evaluation.segment", interrupt)
+    monkeypatch.setattr("mask_frozen_detr.model.segment", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(baseline, scenes[1])
 

@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mask_frozen_detr.data.class_choice import choose_classes
 from mask_frozen_detr.data.classes import ClassMap, classes_of
 from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
-from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.errors import UserError, printable, reason
-from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import encode_json, write_json_atomic
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.regular_files import check_regular
-from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.network import MaskNetwork
-from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.coco_results import BOX_KEYS, KINDS, MASK_KEYS, coco_results, coco_truth
 from mask_frozen_detr.results.evaluation_record import (
     Evaluation,
@@ -36,8 +31,8 @@ from mask_frozen_detr.results.evaluation_record import (
     read_evaluation,
     write_evaluation,
 )
-from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.predictor import Segmenter
 from mask_frozen_detr.results.scoring import Scores, metric_names, score, scorer_name
 
 __all__ = [
@@ -74,16 +69,16 @@ class Measured:
     mask: Scores
 
 
-class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
+class EvaluationImages(Dataset[tuple[ImageRecord, Any, str]]):
     """Images as the detector wants them, unpadded; None and the reason for those on which something fails."""
 
-    def __init__(self, images: Sequence[ImageRecord], preprocessing: Preprocessing):
+    def __init__(self, images: Sequence[ImageRecord], preprocessing: Callable[[Image.Image], Any]):
         self.images, self.preprocessing = images, preprocessing
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[ImageRecord, Tensor | None, str]:
+    def __getitem__(self, index: int) -> tuple[ImageRecord, Any, str]:
         record = self.images[index]
         try:
             image = open_picture(record, record.orientation)
@@ -93,7 +88,7 @@ class EvaluationImages(Dataset[tuple[ImageRecord, Tensor | None, str]]):
 
 
 def evaluate(
-    model: MaskFrozenDetr,
+    model: Segmenter,
     data: CocoData,
     batch: int = 1,
     workers: int = 0,
@@ -101,16 +96,13 @@ def evaluate(
     score_threshold: float = 0.0,
     results_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    network: MaskNetwork | None = None,
 ) -> Evaluation:
     """Run `model` over `data` and score boxes and masks: `measure`, and of that the figures alone."""
-    return measure(
-        model, data, batch, workers, max_detections, score_threshold, results_file, progress, network
-    ).evaluation
+    return measure(model, data, batch, workers, max_detections, score_threshold, results_file, progress).evaluation
 
 
 def measure(
-    model: MaskFrozenDetr,
+    model: Segmenter,
     data: CocoData,
     batch: int = 1,
     workers: int = 0,
@@ -118,16 +110,14 @@ def measure(
     score_threshold: float = 0.0,
     results_file: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    network: MaskNetwork | None = None,
 ) -> Measured:
-    """Run `model` over `data` and score boxes and masks.
+    """Run `model`, a run in torch or an exported one, over `data` and score boxes and masks.
 
     max_detections: detections an image; None takes what the model was trained with, COCO's 100 if nothing else. More
         than 100 are counted, too, and the recall at so many is named by their number.
     score_threshold: class scores at most this are left out, which is faster and may cost AP.
     results_file: where to write COCO results as the test server takes them, boxes and masks apart: see `results_files`.
     progress: called with (images done, images in all).
-    network: other weights in the mask network's place, such as their running mean.
 
     Images on which anything fails are named in the result and left out of it. Objects without a mask count as boxes;
     of masks, what is found within their boxes is ignored, as with crowds. Under `accelerate launch` or `torchrun`
@@ -138,19 +128,19 @@ def measure(
     start = time.perf_counter()
     state = processes()
     max_detections = model.max_detections if max_detections is None else max_detections
-    check_thresholds(score_threshold, max_detections)
+    model.check(score_threshold, max_detections)
     if results_file is not None:
         check_results_files(results_file)
     if model.classes is not None:
         data = choose_classes(data, model.classes.choice, strict=False)
-    classes = classes_of(data, model.detector.info.class_names, model.classes)
+    classes = classes_of(data, model.detector_names, model.classes)
     share = data.images[state.process_index :: state.num_processes]
 
     def report(done: int) -> None:
         if progress is not None and state.is_main_process:
             progress(min(done * state.num_processes, len(data.images)), len(data.images))
 
-    run = _Run(model, network or model.network, classes, max_detections, score_threshold)
+    run = _Run(model, classes, max_detections, score_threshold)
     run.over(share, batch, workers, report)
     entries, unused = run.entries, run.unused
     if state.num_processes > 1:  # gathered, and in the order of one process: where scores tie, the order decides
@@ -190,7 +180,7 @@ def measure(
         list(classes.unmatched_categories),
         max_detections,
         score_threshold,
-        "" if model.supervision is None else f"masks: {model.supervision.sentence()}",
+        f"masks: {model.supervised}" if model.supervised else "",
         scorer_name(),
     )
     return Measured(evaluation, classes, data.categories, images, entries, box, mask)
@@ -231,8 +221,7 @@ def _are_results(data: bytes, kept: tuple[str, ...]) -> bool:
 class _Run:
     """The model over images. entries: COCO results with boxes, masks and both scores. unused: image id and reason."""
 
-    model: MaskFrozenDetr
-    network: MaskNetwork
+    model: Segmenter
     classes: ClassMap
     max_detections: int
     score_threshold: float
@@ -243,23 +232,16 @@ class _Run:
 
     def over(self, images: Sequence[ImageRecord], batch: int, workers: int, report: Callable[[int], None]) -> None:
         """All of `images`, in batches; report: called with how many are done."""
-        preprocessing = self.model.detector.info.preprocessing
-        loader = DataLoader(
-            EvaluationImages(images, preprocessing), batch_size=batch, num_workers=workers, collate_fn=list
-        )
-        was_training = self.network.training
-        self.network.eval()
+        prepared = EvaluationImages(images, self.model.preprocessing)
+        loader = DataLoader(prepared, batch_size=batch, num_workers=workers, collate_fn=list)
         done = 0
-        try:
-            for items in loader:
-                self.unused += [(record.id, problem) for record, image, problem in items if image is None]
-                self._take([(record, image) for record, image, _ in items if image is not None])
-                done += len(items)
-                report(done)
-        finally:
-            self.network.train(was_training)
+        for items in loader:
+            self.unused += [(record.id, problem) for record, image, problem in items if image is None]
+            self._take([(record, image) for record, image, _ in items if image is not None])
+            done += len(items)
+            report(done)
 
-    def _take(self, pairs: list[tuple[ImageRecord, Tensor]]) -> None:
+    def _take(self, pairs: list[tuple[ImageRecord, Any]]) -> None:
         """A batch; where it fails one image after the other, so that one bad image costs no other."""
         try:
             instances = self._segment(pairs) if pairs else []
@@ -273,17 +255,9 @@ class _Run:
             return
         self.entries += [entry for entries in new for entry in entries]
 
-    def _segment(self, pairs: list[tuple[ImageRecord, Tensor]]) -> list[Instances]:
-        pixel_values, pixel_mask = collate_images([image for _, image in pairs])
-        return segment(
-            self.model.detector,
-            self.network,
-            send(pixel_values, self.model.device),
-            pixel_mask,
-            [(record.height, record.width) for record, _ in pairs],
-            self.max_detections,
-            self.score_threshold,
-        )
+    def _segment(self, pairs: list[tuple[ImageRecord, Any]]) -> list[Instances]:
+        prepared, sizes = [image for _, image in pairs], [(record.height, record.width) for record, _ in pairs]
+        return self.model.segment(prepared, sizes, self.max_detections, self.score_threshold)
 
     def _entries(self, record: ImageRecord, instances: Instances) -> list[dict[str, Any]]:
         entries = instances.to_coco(record.id, self.classes.category_of)

@@ -17,7 +17,7 @@ from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.detectors.identity import SCHEME, hash_weights
-from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
 from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.checksums import hash_file
@@ -272,6 +272,21 @@ class MaskFrozenDetr(nn.Module):
         return names if self.classes is None else self.classes.names(names)
 
     @property
+    def detector_names(self) -> list[str]:
+        """The detector's own class names, "" where it has none."""
+        return self.detector.info.class_names
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the detector: from an RGB picture to what `segment` takes of it."""
+        return self.detector.info.preprocessing
+
+    @property
+    def supervised(self) -> str:
+        """How the masks were trained, in a sentence, where not on drawn masks alone."""
+        return "" if self.supervision is None else self.supervision.sentence()
+
+    @property
     def device(self) -> torch.device:
         return next(self.detector.parameters()).device
 
@@ -308,7 +323,7 @@ class MaskFrozenDetr(nn.Module):
         if boxes is not None or labels is not None:
             return self._predict_given(images, boxes, labels, probabilities, careful)
         max_detections = self.max_detections if max_detections is None else max_detections
-        check_thresholds(score_threshold, max_detections)
+        self.check(score_threshold, max_detections)
         looked_for = self.class_indices(classes)
 
         def alone(image: Any) -> Instances:
@@ -379,21 +394,52 @@ class MaskFrozenDetr(nn.Module):
 
         classes: indices of those to look for, as `class_indices` gives them. Other arguments as for `predict`.
         """
-        pixel_values, pixel_mask = collate_images([picture.pixels for picture in pictures])
-        self.network.eval()
-        found = segment(
-            self.detector,
-            self.network,
-            send(pixel_values, self.device),
-            pixel_mask,
+        found = self.segment(
+            [picture.pixels for picture in pictures],
             [picture.size for picture in pictures],
             self.max_detections if max_detections is None else max_detections,
             score_threshold,
             probabilities,
-            self.class_names,
             classes,
         )
         return [instances.above(score_threshold) for instances in found]
+
+    def segment(
+        self,
+        prepared: Sequence[torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        max_detections: int = DETECTIONS,
+        score_threshold: float = 0.0,
+        probabilities: bool = False,
+        classes: Sequence[int] | None = None,
+    ) -> list[Instances]:
+        """Instances of what `preprocessing` made of pictures, in one forward pass; sizes: their (height, width).
+
+        Detections whose class score is not above `score_threshold` are left out; the final score is left to the caller
+        to threshold. The mask network computes as in evaluation, also in the midst of a training.
+        """
+        pixel_values, pixel_mask = collate_images(list(prepared))
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            return segment(
+                self.detector,
+                self.network,
+                send(pixel_values, self.device),
+                pixel_mask,
+                sizes,
+                max_detections,
+                score_threshold,
+                probabilities,
+                self.class_names,
+                classes,
+            )
+        finally:
+            self.network.train(was_training)
+
+    def check(self, score_threshold: Any, max_detections: Any) -> None:
+        """Raises UserError for a threshold that is none and a number of detections that is none."""
+        check_thresholds(score_threshold, max_detections)
 
 
 @dataclass(frozen=True)

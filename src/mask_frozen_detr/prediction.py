@@ -20,7 +20,6 @@ from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.results.assemble import check_thresholds
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
 from mask_frozen_detr.results.exports.write import check_exports, write_exports
@@ -94,7 +93,7 @@ def predict_files(
     Raises UserError where no picture can be used, something foreign would be replaced, or the disk is full.
     """
     max_detections = model.max_detections if max_detections is None else max_detections
-    check_thresholds(score_threshold, max_detections)
+    model.check(score_threshold, max_detections)
     check_font(font)
     check_number("batch", batch, 1, whole=True)
     check_number("workers", workers, -1, MOST_WORKERS, whole=True)

@@ -1,11 +1,15 @@
 """`OnnxModel` on a graph made by hand, whose answers are known."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.preparation import Preparation
+from mask_frozen_detr.evaluation import read_evaluation
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.runtime import OnnxModel
@@ -69,6 +73,39 @@ def test_masks_lie_in_their_boxes(folder):
     wanted[2, 8:, 12:] = True  # as far as the box lies within the picture
     assert (found.masks == wanted).all()
     assert found.crops[0] is found.crops[1], "one query, one mask"
+
+
+def test_what_it_finds_is_scored_as_of_any_model(folder, tmp_path, capfd):
+    """The truth is what the graph answers, but for the last object, of whose box a half is a mask."""
+    corners = {"dog": (0, 0, 6, 8), "cat": (0, 0, 6, 8), "dog ": (12, 8, 18, 16)}
+    truth = [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": {"cat": 1, "dog": 2}[name.strip()],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+            "area": (x1 - x0) * (y1 - y0),
+            "iscrowd": 0,
+        }
+        for number, (name, (x0, y0, x1, y1)) in enumerate(corners.items(), 1)
+    ]
+    Image.new("RGB", (24, 16)).save(tmp_path / "a.png")
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    images = [{"id": 1, "file_name": "a.png", "width": 24, "height": 16}]
+    content = {"images": images, "annotations": truth, "categories": categories}
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    arguments = ["evaluate", str(folder), str(tmp_path / "data.json"), "--images", str(tmp_path)]
+    assert main([*arguments, "--workers", "0", "--json", str(tmp_path / "found.json")]) == 0
+    figures = read_evaluation(tmp_path / "found.json")
+    assert figures.mask_by_class["cat"] == pytest.approx(100)
+    # Of two dogs the better one is right at all ten thresholds; the other covers half, which the first alone allows.
+    half = 51 / 101
+    assert figures.mask_by_class["dog"] == pytest.approx(100 * (1 + 9 * half) / 10)
+    capfd.readouterr()
+    for option, words in ((["--max-detections", "4"], "the graph gives 3"), (["--no-roi-align"], "as it was exported")):
+        assert main([*arguments, *option]) == 2
+        assert words in capfd.readouterr().err
 
 
 def test_scores_and_classes_choose(folder):

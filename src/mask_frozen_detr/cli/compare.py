@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.cli.loading import check_at_least, check_place, load_predictor
 from mask_frozen_detr.errors import UserError, safe
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Compare:
         from mask_frozen_detr.machine.progress import Progress
         from mask_frozen_detr.report.compare import Results
 
-        model = load_model(name, device=self.device)
+        model, _ = load_predictor(name, device=self.device)
         data = load(model.held_out)
         bar = Progress(f"evaluating {name}", len(data.images), quiet=not processes().is_main_process)
         measured = measure(model, data, self.batch, self.workers, progress=lambda done, _total: bar.update(done))

@@ -7,17 +7,18 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.cli.loading import check_at_least, check_place, load_predictor
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import safe
-from mask_frozen_detr.machine.config import Precision
+from mask_frozen_detr.machine.config import Precision, Runtime
 
 
 @dataclass
 class Evaluate:
-    """COCO box and mask AP of a run, or of a bare detector with the paper's training-free baseline."""
+    """COCO box and mask AP of a run, of an exported one, or of a bare detector with the training-free baseline."""
 
-    # A run folder, a hub repository of one, or a detector: then the training-free baseline is measured.
+    # A run folder, a hub repository of one, an exported folder, or a detector: then the training-free baseline of the
+    # paper is measured.
     model: Positional[str]
     # Data: a folder with splits, or one annotation file, in any format that train takes.
     data: Positional[Path]
@@ -56,6 +57,8 @@ class Evaluate:
     score_threshold: float = 0.0
     # auto takes half precision where that is fast; boxes then move by its rounding.
     precision: Precision = "fp32"
+    # Runs an exported folder: onnxruntime, the default, or openvino.
+    runtime: Runtime | None = None
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
     # The classes of a bare detector that takes text, as "cat. dog."
@@ -77,7 +80,6 @@ class Evaluate:
         from mask_frozen_detr.data.class_choice import read_choice
         from mask_frozen_detr.data.load import load_split
         from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, measure, write_evaluation
-        from mask_frozen_detr.machine.precision import autocast
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.machine.progress import Progress
         from mask_frozen_detr.report.history import read_history
@@ -93,8 +95,16 @@ class Evaluate:
             check_evaluation_file(self.json)
         if self.results_file is not None:
             check_results_files(self.results_file)
-        model = load_model(
-            self.model, self.detector, self.device, self.revision, self.prompt, self.roi_align, self.stem
+        model, computing = load_predictor(
+            self.model,
+            self.detector,
+            self.device,
+            self.revision,
+            self.prompt,
+            self.precision,
+            self.roi_align,
+            self.stem,
+            self.runtime,
         )
         data = load_split(
             self.data,
@@ -108,7 +118,7 @@ class Evaluate:
         )
         first = processes().is_main_process
         bar = Progress("evaluating", len(data.images), quiet=not first)
-        with autocast(self.precision, model.device):
+        with computing:
             measured = measure(
                 model,
                 data,

@@ -4,7 +4,7 @@ import os
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.machine.regular_files import check_regular
@@ -14,40 +14,47 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mask_frozen_detr.machine.config import Precision
+    from mask_frozen_detr.machine.config import Precision, Runtime
     from mask_frozen_detr.model import MaskFrozenDetr
-    from mask_frozen_detr.results.predictor import Predictor
+    from mask_frozen_detr.results.predictor import Segmenter
 
 
 def load_predictor(
     name: str,
-    detector: str | None,
-    device: str | None,
-    revision: str | None,
-    prompt: str | None,
-    precision: "Precision",
-) -> "tuple[Predictor, AbstractContextManager[None]]":
+    detector: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    prompt: str | None = None,
+    precision: "Precision" = "fp32",
+    roi_align: bool = True,
+    stem: bool | None = None,
+    runtime: "Runtime | None" = None,
+) -> "tuple[Segmenter, AbstractContextManager[None]]":
     """As `load_model`, or an exported folder; and the context in which it computes.
 
-    Raises UserError as well for options that an exported model has not: it runs on the CPU, as it was exported.
+    runtime: of an exported model; None is ONNX Runtime. Raises UserError as well for options that an exported model has
+    not, since it runs on the CPU, as it was exported, and for a runtime of what is none.
     """
     from mask_frozen_detr.runtime.description import is_exported
 
     if is_exported(name):
         from mask_frozen_detr.runtime.model import OnnxModel
 
-        options = {"detector": detector, "revision": revision, "prompt": prompt}
+        options: dict[str, Any] = {"detector": detector, "revision": revision, "prompt": prompt}
         options |= {"device": None if device == "cpu" else device}
         options |= {"precision": None if precision in ("auto", "fp32") else precision}
+        options |= {"roi-align": None if roi_align else roi_align, "stem": stem}
         for option, value in options.items():
             if value is not None:
                 raise UserError(
                     f"{option}: found {value!r}, but an exported model computes as it was exported, on the CPU"
                 )
-        return OnnxModel(name), nullcontext()
+        return OnnxModel(name, runtime or "onnxruntime"), nullcontext()
     from mask_frozen_detr.machine.precision import autocast
 
-    model = load_model(name, detector, device, revision, prompt)
+    if runtime is not None:
+        raise UserError(f"runtime: found {runtime!r}, but {name} is no exported model: torch runs it")
+    model = load_model(name, detector, device, revision, prompt, roi_align, stem)
     return model, autocast(precision, model.device)
 
 

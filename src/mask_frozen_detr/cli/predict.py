@@ -7,7 +7,7 @@ from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
 from mask_frozen_detr.errors import safe
-from mask_frozen_detr.machine.config import Precision
+from mask_frozen_detr.machine.config import Precision, Runtime
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Predict:
     device: str | None = None
     # auto takes half precision where that is fast; boxes then move by its rounding.
     precision: Precision = "fp32"
+    # Runs an exported folder: onnxruntime, the default, or openvino.
+    runtime: Runtime | None = None
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
     # The classes of a bare detector that takes text, as "cat. dog."
@@ -62,7 +64,13 @@ class Predict:
         from mask_frozen_detr.video import is_film, predict_film
 
         model, computing = load_predictor(
-            self.model, self.detector, self.device, self.revision, self.prompt, self.precision
+            self.model,
+            self.detector,
+            self.device,
+            self.revision,
+            self.prompt,
+            self.precision,
+            runtime=self.runtime,
         )
         classes = None if self.classes is None else split_words(self.classes)
         films = [Path(name) for name in self.images if is_film(name)]

@@ -96,6 +96,8 @@ def export_model(
         max_detections=min(max_detections, detections),
         detector=model.detector.info.identity.as_dict(),
         checksums={},
+        held_out=model.held_out,
+        supervision=model.supervised,
     )
     differences: dict[str, float] = {}
 

@@ -3,3 +3,4 @@
 from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Runtime = Literal["onnxruntime", "openvino"]  # what runs an exported model

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.data.classes import RunClasses
+from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_file
@@ -38,7 +39,8 @@ class InputSize:
 class ExportedModel:
     """detections: rows of every output. mask_scoring: scores are of equation 13, else of equation 2.
 
-    detector: its identity, as the run has it. checksums: sha256 of each file of the folder, by name.
+    detector: its identity, as the run has it. checksums: sha256 of each file of the folder, by name. held_out and
+    supervision: of the run's training, see `results.predictor.Segmenter`.
     """
 
     version: str
@@ -54,6 +56,8 @@ class ExportedModel:
     max_detections: int
     detector: dict[str, Any]
     checksums: dict[str, str]
+    held_out: HeldOut | None = None
+    supervision: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """For model.json, and without the checksums for the graph's own metadata."""
@@ -79,7 +83,7 @@ def read_description(folder: Path) -> ExportedModel:
     try:
         values = {key: value for key, value in saved.items() if key not in ("made_by", "format")}
         names = read_value(values["class_names"], list[str], "class_names")
-        classes = values["classes"]
+        classes, held_out = values["classes"], values.get("held_out")
         found = ExportedModel(
             version=read_value(values["version"], str, "version"),
             opset=read_value(values["opset"], int, "opset"),
@@ -94,6 +98,8 @@ def read_description(folder: Path) -> ExportedModel:
             max_detections=read_value(values["max_detections"], int, "max_detections"),
             detector=read_value(values["detector"], dict, "detector"),
             checksums=read_value(values["checksums"], dict[str, str], "checksums"),
+            held_out=None if held_out is None else read_record(HeldOut, held_out, "held_out"),
+            supervision=read_value(values.get("supervision", ""), str, "supervision"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged ({printable(f'{type(error).__name__}: {error}')}); export anew") from error

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from mask_frozen_detr.data.classes import RunClasses, class_indices
+from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
+from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.config import Runtime
 from mask_frozen_detr.results.assemble import assemble, check_thresholds
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.runtime.description import DESCRIPTION_FILE, GRAPH_FILE, read_description
-from mask_frozen_detr.runtime.sessions import Runtime, open_session
+from mask_frozen_detr.runtime.sessions import open_session
 
 IMAGES, THRESHOLD = "images", "score_threshold"
 
@@ -72,6 +75,25 @@ class OnnxModel:
         return self.description.classes
 
     @property
+    def detector_names(self) -> list[str]:
+        """The detector's own class names, "" where it has none."""
+        return self.description.class_names
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        return self.description.held_out
+
+    @property
+    def supervised(self) -> str:
+        """How the masks were trained, in a sentence, where not on drawn masks alone."""
+        return self.description.supervision
+
+    @property
+    def preprocessing(self) -> Preparation:
+        """From an RGB picture to what `segment` takes of it."""
+        return self.description.preprocessing
+
+    @property
     def max_detections(self) -> int:
         return self.description.max_detections
 
@@ -90,7 +112,7 @@ class OnnxModel:
         Raises UserError as well for more detections than the graph gives.
         """
         max_detections = self.max_detections if max_detections is None else max_detections
-        check_thresholds(score_threshold, max_detections)
+        self.check(score_threshold, max_detections)
         options = (score_threshold, max_detections, probabilities, self.class_indices(classes))
         if is_one_picture(images):
             return self.predict_prepared([self.prepare(images)], *options)[0]
@@ -127,6 +149,15 @@ class OnnxModel:
         above = [instances.above(score_threshold) for instances in found]
         return above if classes is None else [one[np.isin(one.labels, classes)] for one in above]
 
+    def check(self, score_threshold: Any, max_detections: Any) -> None:
+        """Raises UserError for a threshold that is none, and for detections that the graph does not give."""
+        check_thresholds(score_threshold, max_detections)
+        if max_detections > self.description.detections:
+            raise UserError(
+                f"max_detections: found {max_detections}, but the graph gives {self.description.detections}; export "
+                f"with --max-detections {max_detections}"
+            )
+
     def fingerprint(self) -> dict[str, Any]:
         """All of the model that decides what is found in a picture."""
         return {"exported": self.description.checksums, "runtime": self.runtime, "class_names": self.class_names}
@@ -157,11 +188,7 @@ class OnnxModel:
         Pictures go one by one where they differ in size. Detections whose class score is not above `score_threshold`
         are left out; the final score is left to the caller to threshold.
         """
-        if max_detections > self.description.detections:
-            raise UserError(
-                f"max_detections: found {max_detections}, but the graph gives {self.description.detections}; export "
-                f"with --max-detections {max_detections}"
-            )
+        self.check(score_threshold, max_detections)
         alike = len({one.shape for one in prepared}) == 1 and self.description.input.batch is None
         batches = [np.stack(prepared)] if alike else [one[None] for one in prepared]
         found: list[Instances] = []

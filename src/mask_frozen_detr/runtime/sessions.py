@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from mask_frozen_detr.errors import UserError, check_choice, reason
+from mask_frozen_detr.machine.config import Runtime
 
-Runtime = Literal["onnxruntime", "openvino"]
 Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
