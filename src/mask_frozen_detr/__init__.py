@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mask_frozen_detr.lazy import lazily
-from mask_frozen_detr.registration import await_transformers
+from mask_frozen_detr.machine.lazy import lazily
+from mask_frozen_detr.pipeline.registration import await_transformers
 
 if TYPE_CHECKING:
     from mask_frozen_detr.data.load import load_data

@@ -29,6 +29,7 @@ from mask_frozen_detr.results.careful_boxes import segment_carefully
 from mask_frozen_detr.results.given_boxes import call_by, check_boxes, find_labels, segment_boxes
 from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.run.card import CARD_FILE, Card, write_card
 from mask_frozen_detr.run.description import (
     CONFIG_FILE,
     DETECTIONS,
@@ -39,12 +40,11 @@ from mask_frozen_detr.run.description import (
     read_run_config,
 )
 from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
+from mask_frozen_detr.run.facts import read_facts
+from mask_frozen_detr.run.hub import download, upload
 from mask_frozen_detr.run.transformers_files import check_transformers_files, write_transformers_files
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.run.weights import load_network, load_network_weights, save_network_weights
-from mask_frozen_detr.sharing.card import CARD_FILE, Card, write_card
-from mask_frozen_detr.sharing.facts import read_facts
-from mask_frozen_detr.sharing.hub import download, upload
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

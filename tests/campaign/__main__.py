@@ -107,7 +107,7 @@ def prepare(bench: Bench) -> None:
     import mask_frozen_detr.cli
     import mask_frozen_detr.demo.run
     import mask_frozen_detr.paper.reproduce
-    import mask_frozen_detr.prediction
+    import mask_frozen_detr.prediction.files
     import mask_frozen_detr.training.loop
     from mask_frozen_detr.detectors import load_detector
 

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.model import WEIGHTS_FILE
-from mask_frozen_detr.prediction import PREDICTIONS_FILE
+from mask_frozen_detr.prediction.files import PREDICTIONS_FILE
 from mask_frozen_detr.training import step
 from mask_frozen_detr.training.checkpoint import load_checkpoint
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE

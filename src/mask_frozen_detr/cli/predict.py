@@ -60,8 +60,8 @@ class Predict:
 
     def run(self) -> None:
         from mask_frozen_detr.machine.processes import processes
-        from mask_frozen_detr.prediction import predict_files
-        from mask_frozen_detr.video import is_film, predict_film
+        from mask_frozen_detr.prediction.files import predict_files
+        from mask_frozen_detr.prediction.films import is_film, predict_film
 
         model, computing = load_predictor(
             self.model,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mask_frozen_detr.lazy import lazily
+from mask_frozen_detr.machine.lazy import lazily
 
 if TYPE_CHECKING:
     from mask_frozen_detr.export.folder import export_model

@@ -1,1 +1,1 @@
-"""A run folder as others read it: its description, its weights, the detector that it belongs to."""
+"""A run folder as others read it: its description, its weights, its detector, its model card; the hub."""

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mask_frozen_detr.errors import printable
 from mask_frozen_detr.machine.files import write_text_atomic
-from mask_frozen_detr.sharing.facts import TrainingFacts
+from mask_frozen_detr.run.facts import TrainingFacts
 
 CARD_FILE = "README.md"
 SIGNATURE = re.compile(r"<!-- written by mask-frozen-detr, sha256 ([0-9a-f]{64}) -->\s*\Z")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
-from mask_frozen_detr.video import is_film, predict_film, predict_frames
+from mask_frozen_detr.prediction.films import is_film, predict_film, predict_frames
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
 W, H = 65, 48  # an odd side, which H.264 does not know

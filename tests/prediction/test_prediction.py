@@ -15,11 +15,12 @@ from pycocotools.coco import COCO
 from synthetic_detections import scatter_parameters
 from torchvision.datasets import CocoDetection
 
-from mask_frozen_detr import MaskFrozenDetr, UserError, prediction
+from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.machine.locks import FolderLock
-from mask_frozen_detr.prediction import PREDICTIONS_FILE, predict_files
+from mask_frozen_detr.prediction import files
+from mask_frozen_detr.prediction.files import PREDICTIONS_FILE, predict_files
 from mask_frozen_detr.results.prediction_files import RESULTS_FILE
 
 THRESHOLD = 0.05
@@ -295,7 +296,7 @@ def test_odd_files_among_the_pictures(model, photos, tmp_path):
 def test_whatever_fails_on_a_picture_is_one_line(where, model, photos, tmp_path, monkeypatch):
     error = MemoryError() if where == "MaskFrozenDetr.predict_prepared" else RuntimeError("odd\nthing")
     owner, _, name = where.rpartition(".")
-    target = MaskFrozenDetr if owner else prediction
+    target = MaskFrozenDetr if owner else files
     real, calls = getattr(target, name), iter(range(3))
 
     def fail(*arguments, **options):

@@ -25,9 +25,9 @@ from PIL import Image
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
+from mask_frozen_detr.run import hub
+from mask_frozen_detr.run.card import CARD_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
-from mask_frozen_detr.sharing import hub
-from mask_frozen_detr.sharing.card import CARD_FILE
 
 
 class Hub:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from mask_frozen_detr.errors import UserError, printable, reason
-from mask_frozen_detr.sharing.card import CARD_FILE, is_untouched
+from mask_frozen_detr.run.card import CARD_FILE, is_untouched
 
 
 def upload(folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:

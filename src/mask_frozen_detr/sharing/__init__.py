@@ -1,1 +1,0 @@
-"""A run for others: its model card, and the Hugging Face hub."""
