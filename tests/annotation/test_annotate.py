@@ -215,16 +215,16 @@ def test_masks_that_are_only_boxes(model: MaskFrozenDetr, boxes: Path, tmp_path:
 def test_a_repeated_call_goes_on(model: MaskFrozenDetr, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     output = tmp_path / "labelled.json"
     whole = annotate(model, load_split(boxes, "val"), tmp_path / "whole.json")
-    drawn = module._annotate_picture
+    opened = module.open_picture
     seen: list[int] = []
 
-    def stop_at_second(*arguments: Any) -> None:
+    def stop_at_second(*arguments: Any) -> Any:
         seen.append(1)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        drawn(*arguments)
+        return opened(*arguments)
 
-    monkeypatch.setattr(module, "_annotate_picture", stop_at_second)
+    monkeypatch.setattr(module, "open_picture", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         annotate(model, load_split(boxes, "val"), output)
     assert sum(QUALITY in entry for entry in json.loads(output.read_text())["annotations"]) > 0

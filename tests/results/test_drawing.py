@@ -1,6 +1,6 @@
 """Pictures show what they should where they should: looked at pixel by pixel."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,15 +248,13 @@ CHINESE, ARABIC = "猫", "قطة"
 
 
 @pytest.fixture
-def fonts(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
+def fonts(tmp_path, monkeypatch) -> Callable[..., Path]:
     """`fonts(letters)` puts a font that has these letters, as full squares, among the system's, which has no other."""
     builder = pytest.importorskip("fontTools.fontBuilder")
     pens = pytest.importorskip("fontTools.pens.ttGlyphPen")
     folder = tmp_path / "fonts"
     folder.mkdir()
     monkeypatch.setattr(fonts_module, "font_folders", lambda: [folder])
-    for cached in (fonts_module._system_fonts, fonts_module._face_of):
-        cached.cache_clear()
 
     def make(letters: str, name: str = "squares.ttf") -> Path:
         def square(side: int) -> object:
@@ -277,13 +275,9 @@ def fonts(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
         font.setupOS2(sTypoAscender=900, usWinAscent=900, usWinDescent=100)
         font.setupPost()
         font.save(folder / name)
-        for cached in (fonts_module._system_fonts, fonts_module._face_of):
-            cached.cache_clear()
         return folder / name
 
-    yield make
-    for cached in (fonts_module._system_fonts, fonts_module._face_of):
-        cached.cache_clear()
+    return make
 
 
 def label_pixels(name: str, font: Path | None = None) -> np.ndarray:

@@ -281,7 +281,7 @@ def test_the_estimate_is_what_it_takes(model, scenes, tmp_path):
     said = cache.open(dataset)
     assert f"{2 * len(dataset)} views of {len(dataset)} images" in said
     assert "(0 are there); random sizes and crops are off" in said
-    each = cache._bytes_a_view(dataset)
+    each = cache.bytes_a_view(dataset)
     for index in range(len(dataset)):
         for number in (0, 1, 2, 3):  # both ways among them
             cache.batch([dataset[index, number]])
@@ -293,7 +293,7 @@ def test_the_estimate_is_what_it_takes(model, scenes, tmp_path):
 
 def test_more_than_the_limit_is_refused(small, scenes, tmp_path):
     dataset = training_data(small, scenes[0], FLIPS)
-    total = FrozenCache(tmp_path, small)._bytes_a_view(dataset) * 2 * len(dataset) / GB
+    total = FrozenCache(tmp_path, small).bytes_a_view(dataset) * 2 * len(dataset) / GB
     FrozenCache(tmp_path / "fits", small, 1.01 * total).open(dataset)
     views = f"{2 * len(dataset)} views of {len(dataset)} images"
     with pytest.raises(

@@ -9,13 +9,13 @@ Letters: B maps, S = Σ h_l·w_l value tokens, N queries, H heads, D head width,
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import check_choice
 from mask_frozen_detr.ops.deformable_attention_bags import deformable_attention_bags
 from mask_frozen_detr.ops.kernel_support import kernel_fault, warn_once
 
@@ -92,17 +92,13 @@ def deformable_attention_reference(
 def attention_choice(choice: Choice) -> Iterator[None]:
     """Within it, "reference" keeps kernels and bags out, "auto" takes them where they run and pay."""
     global _choice
-    before, _choice = _choice, _checked(choice, "attention_choice")
+    check_choice("attention_choice", choice, get_args(Choice))
+    before, _choice = _choice, choice
     try:
         yield
     finally:
         _choice = before
 
 
-def _checked(choice: str, source: str) -> Choice:
-    if choice not in get_args(Choice):
-        raise UserError(f"{source}: found {choice!r}, expected one of {', '.join(get_args(Choice))}")
-    return choice  # type: ignore[return-value]
-
-
-_choice: Choice = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+_choice = cast(Choice, os.environ.get(VARIABLE, "auto"))
+check_choice(VARIABLE, _choice, get_args(Choice))

@@ -100,14 +100,18 @@ def _runs(text: str, font: Path | None) -> Iterator[tuple[Face, str]]:
         yield drawing, "".join(c for _, c in group)
 
 
-@lru_cache(maxsize=4096)
 def _face_of(letter: str, font: Path | None) -> Face | Literal[False]:
-    """The first face that has `letter`, `font` going before all others; False if there is none."""
+    """The first face that has `letter`: `font` before all others, the system's last; False if there is none."""
+    return _first_face(letter, font, _system_fonts(_folders_now()))
+
+
+@lru_cache(maxsize=4096)
+def _first_face(letter: str, font: Path | None, fonts: tuple[Path, ...]) -> Face | Literal[False]:
     if font is not None and _has(font, letter):
         return font
     if _has(None, letter):
         return None
-    return next((face for face in _system_fonts() if _has(face, letter)), False)
+    return next((face for face in fonts if _has(face, letter)), False)
 
 
 def _has(face: Face, letter: str) -> bool:
@@ -130,11 +134,16 @@ def _open(face: Face, points: int) -> ImageFont.FreeTypeFont:
     return opened
 
 
+def _folders_now() -> tuple[tuple[Path, int], ...]:
+    """The folders that there are, and when each last changed: what is installed meanwhile is found."""
+    return tuple((folder, folder.stat().st_mtime_ns) for folder in font_folders() if folder.is_dir())
+
+
 @lru_cache(maxsize=1)
-def _system_fonts() -> tuple[Path, ...]:
-    """Font files of the usual folders, plain ones first."""
+def _system_fonts(folders: tuple[tuple[Path, int], ...]) -> tuple[Path, ...]:
+    """Font files of these folders, plain ones first."""
     files = []
-    for folder in font_folders():
+    for folder, _ in folders:
         for parent, _, names in os.walk(folder):
             files += [Path(parent, name) for name in names if name.lower().endswith((".ttf", ".ttc", ".otf"))]
     return tuple(sorted(files, key=lambda file: (any(style in file.name.lower() for style in STYLES), file.name)))

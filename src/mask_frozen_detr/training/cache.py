@@ -90,7 +90,7 @@ class FrozenCache:
             raise UserError("cache: found a detector that is fine-tuned, whose outputs change; expected a frozen one")
         flips = (False, True) if dataset.augment.flip else (False,)
         views = len(dataset) * len(flips)
-        each = self._bytes_a_view(dataset)
+        each = self.bytes_a_view(dataset)
         total = each * views
         said = f"{views} views of {len(dataset)} images, at {each / 1e6:.1f} MB each, take about {total / GB:.2f} GB"
         if total > self.limit * GB:
@@ -144,7 +144,7 @@ class FrozenCache:
             detections = self.detector(send(image[None], device), torch.ones(1, height, width, dtype=torch.long))
         return FrozenView.pack(detections, (height, width), self.stem, self.pixels)
 
-    def _bytes_a_view(self, dataset: TrainingData) -> float:
+    def bytes_a_view(self, dataset: TrainingData) -> float:
         """The mean of a few, from upright to wide: of blank images, as the content does not matter.
 
         Images that the pre-processing refuses take no room: training leaves them out.
