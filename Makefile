@@ -36,8 +36,8 @@ test-slow: $(INSTALLED)  ## the tests that take minutes as well
 
 test-lowest: pyproject.toml  ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) .ci/lowest.py pyproject.toml > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	$(MAKE) test BIN=$(LOWEST)/bin INSTALLED=
 
 # One failing try again: make campaign ARGS="--kind K --seed S --try N"
