@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.annotation.document import QUALITY, Document, OpenPicture, is_box
-from mask_frozen_detr.annotation.labelled_file import LabelledFile
-from mask_frozen_detr.annotation.preannotations import Shape, label_studio_task, labelme_file, polygons_of
+from mask_frozen_detr.annotation.labelled_file import MADE_BY, LabelledFile
 from mask_frozen_detr.annotation.review_page import Doubt, render_page, show_doubt
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.data.validation import whole
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.results.exports.label_studio import task
+from mask_frozen_detr.results.exports.labelme import labelled
+from mask_frozen_detr.results.exports.regions import Region, polygons_of
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,18 @@ def write_review(file: LabelledFile, categories: Mapping[int, str], most: int) -
     for picture, place in _most_doubtful(file, most):
         record = picture.record
         with contextlib.suppress(UserError):  # it has gone since
-            shape, number = _shape(document.entry(place), categories), document.entry(place).get("id")
-            page.append(show_doubt(open_picture(record, record.orientation), shape, f"{record.path}, object {number}"))
+            region, number = _region(document.entry(place), categories), document.entry(place).get("id")
+            page.append(show_doubt(open_picture(record, record.orientation), region, f"{record.path}, object {number}"))
             pictures[record.id] = picture
     tasks: list[dict[str, Any]] = []
     files: dict[Path, bytes] = {}
     for picture in pictures.values():
-        shapes = sorted(_shapes_of(picture, document, categories), key=_doubt)
-        tasks.append(label_studio_task(picture.record, shapes, document.root))
-        file_of_picture = _labelme_place(places.labelme, picture.record.path, files)
-        files[file_of_picture] = _encode(labelme_file(picture.record, shapes, places.labelme))
+        regions = sorted(_regions_of(picture, document, categories), key=_doubt)
+        path, size = picture.record.path.absolute(), (picture.record.width, picture.record.height)
+        served = Path(os.path.relpath(path, document.root)).as_posix()
+        tasks.append(task(served, *size, regions, MADE_BY))
+        beside = os.path.relpath(path, places.labelme.absolute())
+        files[_labelme_place(places.labelme, path, files)] = _encode(labelled(beside, *size, regions))
     files[places.label_studio] = _encode(tasks)
     files[places.page] = render_page(page, file.path.name, document.boxes - len(file.empty)).encode()
     file.write_beside(files)
@@ -85,26 +89,28 @@ def _most_doubtful(file: LabelledFile, most: int) -> list[tuple[OpenPicture, int
     return [(picture, place) for _, place, picture in found[:most]]
 
 
-def _shapes_of(picture: OpenPicture, document: Document, categories: Mapping[int, str]) -> list[Shape]:
+def _regions_of(picture: OpenPicture, document: Document, categories: Mapping[int, str]) -> list[Region]:
     """The objects of a picture that had a mask before, and those that were asked for one."""
     before = [
-        Shape(categories[one.category_id], one.bbox, polygons_of(one.segmentation))
+        Region(categories[one.category_id], one.bbox, polygons_of(one.segmentation))
         for one in picture.record.annotations
         if one.segmentation is not None and not (document.redraw and is_box(one.segmentation, one.bbox))
     ]
-    return before + [_shape(document.entry(place), categories) for place in picture.places]
+    return before + [_region(document.entry(place), categories) for place in picture.places]
 
 
-def _shape(entry: Mapping[str, Any], categories: Mapping[int, str]) -> Shape:
+def _region(entry: Mapping[str, Any], categories: Mapping[int, str]) -> Region:
     category = whole(entry["category_id"])
     name = categories.get(-1 if category is None else category, str(category))
     x, y, w, h = entry["bbox"]
-    made = QUALITY in entry
-    return Shape(name, (x, y, w, h), polygons_of(entry["segmentation"]) if made else [], entry.get(QUALITY, 0.0))
+    if QUALITY not in entry:
+        return Region(name, (x, y, w, h), [], score=0.0, note="mask quality 0.00")
+    quality = entry[QUALITY]
+    return Region(name, (x, y, w, h), polygons_of(entry["segmentation"]), quality, f"mask quality {quality:.2f}")
 
 
-def _doubt(shape: Shape) -> float:
-    return math.inf if shape.quality is None else shape.quality
+def _doubt(region: Region) -> float:
+    return math.inf if region.score is None else region.score
 
 
 def _labelme_place(folder: Path, picture: Path, taken: dict[Path, Any]) -> Path:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from mask_frozen_detr.annotation.labelled_file import MADE_BY
-from mask_frozen_detr.annotation.preannotations import Shape
 from mask_frozen_detr.errors import printable
+from mask_frozen_detr.results.exports.regions import Region
 
 SIDE = 360  # of the longer side of a picture on the page, pixels
 MARGIN = 0.35  # of the box's longer side, around it
@@ -39,27 +39,27 @@ class Doubt:
 
     bare: bytes
     drawn: bytes
-    shape: Shape
+    region: Region
     place: str
 
 
-def show_doubt(image: Image.Image, shape: Shape, place: str) -> Doubt:
+def show_doubt(image: Image.Image, region: Region, place: str) -> Doubt:
     """The surroundings of an object, bare and with its mask and box."""
-    window = _window(shape.box, image.size)
+    window = _window(region.box, image.size)
     scale = SIDE / max(window[2] - window[0], window[3] - window[1])
     size = (max(1, round((window[2] - window[0]) * scale)), max(1, round((window[3] - window[1]) * scale)))
     bare = image.crop(window).resize(size, Image.Resampling.LANCZOS)
     layer = Image.new("RGBA", size)
     draw = ImageDraw.Draw(layer)
-    for polygon in shape.polygons:
+    for polygon in region.polygons:
         corners = [((x - window[0]) * scale, (y - window[1]) * scale) for x, y in polygon.tolist()]
         draw.polygon(corners, fill=(*MASK, FILL))
         draw.line([*corners, corners[0]], fill=(*MASK, 255), width=2)
-    x, y, w, h = shape.box
+    x, y, w, h = region.box
     left, top = (x - window[0]) * scale, (y - window[1]) * scale
     draw.rectangle((left, top, left + w * scale, top + h * scale), outline=(*BOX, 255), width=2)
     drawn = Image.alpha_composite(bare.convert("RGBA"), layer).convert("RGB")
-    return Doubt(_jpeg(bare), _jpeg(drawn), shape, place)
+    return Doubt(_jpeg(bare), _jpeg(drawn), region, place)
 
 
 def render_page(doubts: Sequence[Doubt], file: str, masks: int) -> str:
@@ -88,8 +88,8 @@ is a guess of the IoU with the true mask.</p>
 
 
 def _item(number: int, doubt: Doubt) -> str:
-    shape, name = doubt.shape, html.escape(printable(doubt.shape.name, 80))
-    quality = f"quality {shape.quality:.2f}" if shape.polygons and shape.quality is not None else "no mask found"
+    region, name = doubt.region, html.escape(printable(doubt.region.name, 80))
+    quality = f"quality {region.score:.2f}" if region.polygons and region.score is not None else "no mask found"
     return (
         f'<li><div class="pair">{_picture(doubt.bare, f"{name}, the picture")}'
         f"{_picture(doubt.drawn, f'{name}, its mask and box')}</div>"

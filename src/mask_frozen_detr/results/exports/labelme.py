@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.results.exports.found import Files, Picture
+from mask_frozen_detr.results.exports.regions import Region
 from mask_frozen_detr.results.outlines import with_seams
 
 VERSION = "5.5.0"  # of LabelMe, whose format this is
@@ -15,27 +16,39 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
     """Relative path to content."""
     made: Files = {}
     for picture in pictures:
-        shapes = []
-        for group, (one, parts) in enumerate(picture.outlined()):
-            for part in parts:
-                shapes.append(
-                    {
-                        "label": one.name,
-                        "points": with_seams(part).astype(float).tolist(),
-                        "group_id": group if len(parts) > 1 else None,
-                        "description": f"score {one.score:.3f}",
-                        "shape_type": "polygon",
-                        "flags": {},
-                    }
-                )
-        content: dict[str, Any] = {
-            "version": VERSION,
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": picture.seen_from(folder),
-            "imageData": None,
-            "imageHeight": picture.height,
-            "imageWidth": picture.width,
-        }
+        regions = [
+            Region(one.name, one.box, [with_seams(part) for part in parts], note=f"score {one.score:.3f}")
+            for one, parts in picture.outlined()
+        ]
+        content = labelled(picture.seen_from(folder), picture.width, picture.height, regions)
         made[f"{picture.name}.json"] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
     return made
+
+
+def labelled(path: str, width: int, height: int, regions: Sequence[Region]) -> dict[str, Any]:
+    """What LabelMe opens for a picture: polygons, and rectangles of what has no mask.
+
+    path: of the picture, relative to the folder of the file.
+    """
+    shapes: list[dict[str, Any]] = []
+    for number, region in enumerate(regions):
+        x, y, w, h = region.box
+        common: dict[str, Any] = {
+            "label": region.name,
+            "group_id": number if len(region.polygons) > 1 else None,
+            "description": region.note,
+            "flags": {},
+        }
+        for polygon in region.polygons:
+            shapes.append({**common, "shape_type": "polygon", "points": polygon.astype(float).tolist()})
+        if not region.polygons:
+            shapes.append({**common, "shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]})
+    return {
+        "version": VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": path,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
