@@ -177,12 +177,12 @@ def _check_size(image: Image.Image, instances: Instances) -> None:
 def _draw_masks(canvas: np.ndarray, crops: Sequence[Crop], colours: Sequence[Colour], line: int) -> None:
     """Fill and outline into (H, W, 3) `canvas`, small masks over large ones, no pixel filled twice."""
     order = sorted(range(len(crops)), key=lambda i: -np.count_nonzero(crops[i].values))
-    owner = np.full(canvas.shape[:2], -1, np.int32)
+    image, levels = canvas.copy(), np.arange(256)
     for i in order:
-        owner[_window(crops[i])][crops[i].values] = i
-    filled = owner >= 0
-    palette = np.array(colours, np.float32).reshape(-1, 3)
-    canvas[filled] = (1 - FILL) * canvas[filled] + FILL * palette[owner[filled]]
+        inside, before, after = crops[i].values, image[_window(crops[i])], canvas[_window(crops[i])]
+        for channel, strength in enumerate(colours[i]):
+            shades = ((1 - FILL) * levels + FILL * strength).astype(np.uint8)
+            np.copyto(after[..., channel], shades.take(before[..., channel]), where=inside)
     for i in order:
         width = line if min(crops[i].values.shape) > 16 * line else 1  # or little of a small mask were left
         canvas[_window(crops[i])][_outline(crops[i].values, width)] = colours[i]

@@ -114,6 +114,7 @@ def _first_face(letter: str, font: Path | None, fonts: tuple[Path, ...]) -> Face
     return next((face for face in fonts if _has(face, letter)), False)
 
 
+@lru_cache(maxsize=4096)
 def _has(face: Face, letter: str) -> bool:
     try:
         opened = _open(face, PROBE)
