@@ -44,6 +44,13 @@ CONFIG = MaskNetworkConfig(mask_width=16, roi_size=8, image_layers=1, box_layers
 DOCS = Path(__file__).parents[2] / "docs" / "detectors.md"
 
 every_model = pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name.replace(" ", "-"))
+# What is the same code for every family is tested on one of each kind; on all of them by `make test-slow`.
+OF_EACH_KIND = {"detr", "deformable_detr", "rt_detr", "d_fine", "deimv2", "rf_detr", "grounding-dino"}
+one_of_each_kind = pytest.mark.parametrize(
+    "tiny",
+    [pytest.param(tiny, marks=[] if tiny.name in OF_EACH_KIND else pytest.mark.slow) for tiny in TINY_MODELS],
+    ids=lambda tiny: tiny.name.replace(" ", "-"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +238,7 @@ def test_queries_line_up_with_their_logits(tiny, detectors):
 # --- the mask network on top ---
 
 
-@every_model
+@one_of_each_kind
 def test_one_step_of_training_changes_the_mask_network_alone(tiny, folders):
     detector = tiny.load(folders(tiny))
     model = MaskFrozenDetr(detector, random_network(detector)).train()
@@ -254,7 +261,7 @@ def test_one_step_of_training_changes_the_mask_network_alone(tiny, folders):
     assert not detector.model.training
 
 
-@every_model
+@one_of_each_kind
 def test_a_saved_run_gives_the_same_masks(tiny, detectors, tmp_path):
     detector, image = detectors(tiny), picture()
     model = MaskFrozenDetr(detector, random_network(detector))
@@ -270,7 +277,7 @@ def test_a_saved_run_gives_the_same_masks(tiny, detectors, tmp_path):
     assert any(crop.values.size and crop.values.std() > 0.01 for crop in first.probability_crops)
 
 
-@every_model
+@one_of_each_kind
 def test_a_detector_that_learns_is_saved_whole(tiny, folders, tmp_path):
     """Table 11: its own losses reach it, and what is written is what was learned."""
     detector = tiny.load(folders(tiny))
@@ -357,7 +364,7 @@ def geometry(tiny: TinyModel, detector: TransformersDetector, stem: bool) -> tup
     return [(side, side)] * 4, cell
 
 
-@every_model
+@one_of_each_kind
 def test_masks_lie_where_the_objects_are(tiny, folders):
     """Overfit with boxes given: through C₁ and through E₁ alone, each on batches with padding where the model pads.
 

@@ -149,7 +149,7 @@ def check_same_run(output: Path, expected: Path) -> None:
 # --- the same as one ---
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_same_curve_and_ap(cached, train_command, alone, tmp_path):
     """Points, views and order of the samples do not depend on who takes them."""
     more: list[str] = []
@@ -163,7 +163,11 @@ def test_the_same_curve_and_ap(cached, train_command, alone, tmp_path):
     assert not shown[1].strip(), "one process speaks"
 
 
-@pytest.mark.parametrize("more", [["--query-o2o"], ["--no-mask-scoring", "--head", "segmenter"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "more",
+    [["--query-o2o"], pytest.param(["--no-mask-scoring", "--head", "segmenter"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_a_process_without_a_single_match(more, scenes_folder, squashing_folder, tmp_path):
     """One of two pictures cannot be read, so one process never has anything to learn from: as with one alone."""
     annotations = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
@@ -237,7 +241,7 @@ def test_evaluate(scenes_folder, tmp_path):
     assert not shown[1].strip(), "one process speaks"
 
 
-@pytest.mark.parametrize("pictures", ["all of them", "fewer than processes"])
+@pytest.mark.parametrize("pictures", [pytest.param("all of them", marks=pytest.mark.slow), "fewer than processes"])
 def test_predict(pictures, alone, scenes, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()

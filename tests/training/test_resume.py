@@ -196,7 +196,14 @@ def test_killed_at_any_moment(moment, command, undisturbed, tmp_path):
     check_same_outcome(tmp_path / "run", undisturbed("plain"))
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "plain"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[] if name in ("a loader process", "pseudo-masks") else pytest.mark.slow)
+        for name in VARIANTS
+        if name != "plain"
+    ],
+)
 def test_killed_three_times(variant, command, undisturbed, tmp_path):
     output = tmp_path / "run"
     kill(command(output, variant), "with half a checkpoint written")
