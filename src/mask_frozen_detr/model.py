@@ -278,7 +278,7 @@ class MaskFrozenDetr(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of the detector: from an RGB picture to what `segment` takes of it."""
+        """The detector's own, from an RGB picture to what `segment` takes of it."""
         return self.detector.info.preprocessing
 
     @property

@@ -30,7 +30,7 @@ def load_predictor(
     stem: bool | None = None,
     runtime: "Runtime | None" = None,
 ) -> "tuple[Segmenter, AbstractContextManager[None]]":
-    """As `load_model`, or an exported folder; and the context in which it computes.
+    """Loads a run like `load_model`, or an exported folder; gives the context in which it computes as well.
 
     runtime: of an exported model; None is ONNX Runtime. Raises UserError as well for options that an exported model has
     not, since it runs on the CPU, as it was exported, and for a runtime of what is none.

@@ -128,7 +128,7 @@ def load_data(
 
 
 def _with_notes(data: Data, orientation: Orientation) -> Data:
-    """With a note on each split that has pictures whose tags nothing explains."""
+    """Adds a note on each split that has pictures whose tags nothing explains."""
     for split in (data.train, data.val):
         if split is not None and orientation == "auto":
             turned = len(ambiguous(split.images))

@@ -81,7 +81,7 @@ def resize_plainly(pixels: np.ndarray, height: int, width: int, cubic: bool) -> 
 
 
 def _taps(old: int, new: int, cubic: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each pixel read: where it is (new,), and its weight (new,)."""
+    """The pixels that are read, one after another: where each is (new,), and its weight (new,)."""
     source = (np.arange(new) + 0.5) * (old / new) - 0.5
     if not cubic:
         source = source.clip(min=0)

@@ -184,7 +184,7 @@ def _on_a_line(xs: list[float], ys: list[float]) -> bool:
 
 
 def _check_rle(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, Any], float]:
-    """As compressed RLE, and its area."""
+    """Run lengths in their compressed form, and their area."""
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         swapped = " (height and width swapped?)" if size == [width, height] else ""

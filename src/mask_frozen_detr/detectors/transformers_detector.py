@@ -99,7 +99,10 @@ class TransformersDetector(FrozenDetector):
         return dict(vars(self))
 
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
-        """See `FrozenDetector.forward`. A model that knows no padding sees images of different sizes one by one."""
+        """The detections of a batch (`FrozenDetector.forward`).
+
+        A model that knows no padding sees images of different sizes one by one.
+        """
         if pixel_mask is None or self.family.takes_mask or bool((pixel_mask == 1).all()):
             return self._run(pixel_values, pixel_mask, targets)
         sizes = extents(pixel_mask).tolist()
@@ -131,7 +134,10 @@ class TransformersDetector(FrozenDetector):
         return Detections(queries, logits, boxes, features, stem, loss=None if targets is None else output.loss)
 
     def unfreeze(self, part: FineTune) -> list[nn.Parameter]:
-        """As `FrozenDetector.unfreeze`. Raises UserError for a family that transformers gives no losses for."""
+        """Lets parts of the detector learn (`FrozenDetector.unfreeze`).
+
+        Raises UserError for a family that transformers gives no losses for.
+        """
         if part != "none" and not self.family.has_loss:
             raise UserError(
                 f"finetune: found {part!r}, but transformers has no training losses for family "
@@ -155,7 +161,7 @@ class TransformersDetector(FrozenDetector):
         return self.family.transformer
 
     def hash_checkpoint(self) -> str:
-        """See `FrozenDetector.hash_checkpoint`."""
+        """A hash of the files that hold the weights (`FrozenDetector.hash_checkpoint`)."""
         return hash_tensors(self._checkpoint())
 
     def _checkpoint(self) -> dict[str, Tensor]:

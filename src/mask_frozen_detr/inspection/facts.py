@@ -35,7 +35,7 @@ class SplitFacts:
     notes: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All facts, as JSON holds them."""
         classes = {name: dict(zip(SIZES, counts, strict=True)) for name, counts in self.classes.items()}
         faults = [{"kind": fault.kind, "count": fault.count, "first": fault.first} for fault in self.faults]
         return {**vars(self), "classes": classes, "faults": faults}

@@ -40,7 +40,7 @@ class Inspection:
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the pictures."""
+        """The whole report but its pictures, as JSON holds it."""
         recall = None
         if self.recall is not None:
             recall = {"split": self.recall_of, "share": self.recall.share, **vars(self.recall)}
@@ -56,7 +56,7 @@ class Inspection:
         }
 
     def text(self) -> str:
-        """For a terminal."""
+        """The whole report as lines for a terminal."""
         lines = []
         for split in self.splits:
             lines += [_headline(split), *(f"  {line}" for line in _table(split))]

@@ -41,7 +41,7 @@ class StopSignals:
 
     @property
     def noted(self) -> float:
-        """For `agreed`: a number to sum over processes."""
+        """The exit code of the signal that this process got, 0 for none: what `agreed` sums over processes."""
         return 0.0 if self._own is None else CODES[self._own]
 
     def agreed(self, summed: Tensor) -> bool:

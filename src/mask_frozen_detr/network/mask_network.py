@@ -117,7 +117,7 @@ class MaskNetwork(nn.Module):
         return MaskOutput(logits, iou, chosen.frames)
 
     def padding(self, detections: Detections, pixel_mask: Tensor | None) -> Padding:
-        """Where the images end; of None, nowhere before their batch does."""
+        """Where the images end: where no mask says otherwise, where their batch does."""
         if pixel_mask is not None:
             return Padding.of(pixel_mask, detections.queries.device)
         if detections.pixels is None:

@@ -32,7 +32,7 @@ class Padding:
 
     @classmethod
     def none(cls, pixels: Tensor) -> "Padding":
-        """Of (B, 3, H, W) images that fill their batch. No number is looked at, so that export can trace it."""
+        """No padding: (B, 3, H, W) images fill their batch. No number is looked at, so that export can trace it."""
         B, _, H, W = pixels.shape
         return cls(send(torch.tensor([[W, H]]), pixels.device).expand(B, 2), None)
 

@@ -22,7 +22,7 @@ BORDER = 2  # cells: a sample at the border's far edge reads and learns nothing,
 def deformable_attention_bags(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As `deformable_attention`."""
+    """`deformable_attention` by embedding bags: the fastest on a CPU."""
     B, _, H, D = value.shape
     N, samples = locations.shape[1], locations.shape[3] * locations.shape[4]
     precision = torch.promote_types(value.dtype, torch.float32)

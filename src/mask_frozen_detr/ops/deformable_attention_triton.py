@@ -199,7 +199,7 @@ def misfit(value: Tensor, locations: Tensor) -> str | None:
 def deformable_attention_triton(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As `deformable_attention`, for tensors on one GPU without `misfit` (on the CPU in Triton's interpreter)."""
+    """`deformable_attention` in kernels: of tensors on one GPU without `misfit` (or in Triton's interpreter)."""
     return _attend(value, [side for shape in shapes for side in shape], locations, weights)
 
 

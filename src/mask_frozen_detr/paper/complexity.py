@@ -188,7 +188,7 @@ def _detections(shapes: DetectorShapes, boxes: int, image: tuple[int, int]) -> D
 
 
 def as_json(rows: Sequence[ComplexityRow]) -> list[dict[str, Any]]:
-    """For `json.dump`: table, row, params, macs, paper_params_m, paper_gmacs."""
+    """The rows as JSON holds them: table, row, params, macs, paper_params_m, paper_gmacs."""
     return [asdict(row) for row in rows]
 
 

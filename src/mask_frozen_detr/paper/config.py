@@ -65,7 +65,7 @@ class ReproduceConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one row and seed: seconds or iterations."""
+    """What one row and seed may take: seconds or iterations."""
 
     seconds: float | None = None
     iterations: int | None = None

@@ -20,7 +20,7 @@ def plain(text: str) -> str:
 
 
 def markdown(result: TableResult) -> str:
-    """The whole report."""
+    """The whole report in Markdown."""
     lines = [f"# Table {result.table} on a small budget", "", *about(result), ""]
     lines += _table(["row", "AP", "paper", *list(METRICS)[1:], "IoU"], [_figures(row) for row in result.rows])
     lines += [
@@ -168,7 +168,7 @@ def _costs(row: TableRow) -> list[str]:
 
 
 def _mean(values: Sequence[float | None], digits: int = 1) -> str:
-    """As "12.3 ± 0.4" or "12.3"; "" where there is nothing."""
+    """The mean of figures, "12.3 ± 0.4" or "12.3"; "" where there is nothing."""
     known = [value for value in values if value is not None]
     if not known:
         return ""

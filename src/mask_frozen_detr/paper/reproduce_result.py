@@ -137,7 +137,7 @@ class TableResult:
         return [(row.name, run) for row in self.rows for run in row.runs if run.failed is not None]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: what a run has no value for is left out."""
+        """The result as JSON holds it: what a run has no value for is left out."""
         saved = {"format": FORMAT, **asdict(self)}
         for row in saved["rows"]:
             row["runs"] = [{k: v for k, v in run.items() if k == "seed" or v is not None} for run in row["runs"]]

@@ -78,7 +78,7 @@ class MaskFrozenDetrForImageSegmentation(PreTrainedModel):
         return cls(config, model).eval()
 
     def save_pretrained(self, save_directory: Any, **ignored: Any) -> None:  # type: ignore[override]
-        """As `MaskFrozenDetr.save_pretrained`: the frozen weights stay where they are."""
+        """Writes a run folder (`MaskFrozenDetr.save_pretrained`): the frozen weights stay where they are."""
         self.model.save_pretrained(save_directory)
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ class MaskFrozenDetrImageProcessor(BaseImageProcessor):
         ]
 
     def _instances(self, outputs: ModelOutput, b: int, size: Sequence[int], threshold: float) -> "Instances":
-        """Of image b, by the very functions of `MaskFrozenDetr.predict`, with probabilities."""
+        """The instances of image b, by the very functions of `MaskFrozenDetr.predict`, with probabilities."""
         from mask_frozen_detr.detectors.base import ScoreRule
         from mask_frozen_detr.results.inference import make_instances, top_detections
 

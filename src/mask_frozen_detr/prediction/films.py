@@ -26,7 +26,7 @@ RATE = 25  # frames a second of a film that does not say
 
 
 def is_film(path: str | Path) -> bool:
-    """By its name."""
+    """Whether a file is a film, by its name."""
     return Path(path).suffix.lower() in SUFFIXES
 
 

@@ -45,7 +45,7 @@ class Results:
 
     @classmethod
     def of(cls, name: str, measured: Measured) -> "Results":
-        """Of an evaluation."""
+        """The figures of an evaluation."""
         entries = {kind: coco_results(measured.found, kind) for kind in KINDS}
         return cls(name, entries, measured.images, measured.categories, frozenset(measured.classes.index_of))
 
@@ -79,7 +79,7 @@ class Comparison:
         return next(iter(self.figures))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: nan as null, four places."""
+        """The comparison as JSON holds it: nan as null, four places."""
 
         def plain(figure: Figure) -> dict[str, float | None]:
             parts = {"value": figure.value, "low": figure.low, "high": figure.high}
@@ -131,7 +131,7 @@ def compare(runs: Sequence[Results], resamples: int, seed: int) -> Comparison:
 
 
 def compare_recorded(evaluations: Mapping[str, Evaluation]) -> Comparison:
-    """Of figures that runs have recorded, which have no intervals.
+    """Puts figures that runs have recorded side by side: these have no intervals.
 
     Raises UserError where they are of different numbers of images or classes.
     """

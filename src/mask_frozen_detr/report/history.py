@@ -27,7 +27,7 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Of a run folder; what is missing or damaged is left out, since the page tells of what is there."""
+    """What a run folder has recorded; what is missing or damaged is left out, since the page tells of what is there."""
     evaluations: dict[int, Evaluation] = {}
     for path in folder.iterdir() if folder.is_dir() else []:
         match = EVALUATION.fullmatch(path.name)

@@ -41,7 +41,7 @@ def html_page(title: str, sections: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], name: str = "") -> str:
-    """Of cells that are HTML already."""
+    """A table of cells that are HTML already."""
     titles = "".join(f"<th>{cell}</th>" for cell in head)
     lines = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     named = f' id="{name}"' if name else ""

@@ -69,7 +69,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """Of all images. threshold: detections that score less are not looked at; it is where F1 is highest."""
+    """What was found in all images.
+
+    threshold: detections that score less are not looked at; it is where F1 is highest.
+    """
 
     threshold: float
     all: list[Finding]
@@ -78,7 +81,7 @@ class Findings:
         return sum(finding.kind == kind for finding in self.all)
 
     def mask_ious(self) -> list[float]:
-        """Of objects that are found with a mask whose true one is known."""
+        """The IoU of objects that are found with a mask whose true one is known."""
         return [finding.iou for finding in self.all if finding.iou is not None]
 
 

@@ -86,7 +86,7 @@ def _training(history: History) -> str:
 
 
 def _basis(history: History) -> str:
-    """Of how many images the points of the AP curve are, where not all are of the same."""
+    """Says of how many images the points of the AP curve are, where not all are of the same."""
     counts = [one.images for one in history.evaluations.values()]
     if len(set(counts)) < 2:
         return ""

@@ -10,12 +10,12 @@ LONGEST_IN_CHART = 32
 
 
 def page_text(text: object, limit: int = LONGEST) -> str:
-    """For HTML, between tags and in quoted attributes."""
+    """A text for HTML, between tags and in quoted attributes."""
     return html.escape(printable(str(text), limit))
 
 
 def chart_text(text: object) -> str:
-    """For Plotly, which reads a few tags and entities in its labels."""
+    """A text for Plotly, which reads a few tags and entities in its labels."""
     return html.escape(printable(str(text), LONGEST_IN_CHART), quote=False)
 
 

@@ -64,7 +64,7 @@ class Evaluation:
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: nan as null, figures to four places."""
+        """The evaluation as JSON holds it: nan as null, figures to four places."""
 
         def clean(values: dict[str, float]) -> dict[str, float | None]:
             return {key: None if np.isnan(value) else round(value, 4) for key, value in values.items()}
@@ -89,7 +89,7 @@ class Evaluation:
         }
 
     def coverage(self) -> str:
-        """Of how many images the figures are, and how many detections of each they count."""
+        """Says of how many images the figures are, and how many detections of each they count."""
         of = f"{self.images} of {self.images_in_all} images" if self.images_in_all is not None else "images not counted"
         count = f"up to {counted(self.max_detections)} detections each" if self.max_detections > COCO_DETECTIONS else ""
         if self.max_detections < COCO_DETECTIONS:

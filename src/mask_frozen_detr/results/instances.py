@@ -151,7 +151,7 @@ class Instances:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """As `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"].
+        """The instances as `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"].
 
         Raises ImportError, naming the extra to install, where that library is missing.
         """

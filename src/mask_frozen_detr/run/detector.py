@@ -20,7 +20,7 @@ BOOKKEEPING = (
 
 
 def place_of(detector: Path, folder: Path) -> DetectorPlace:
-    """Of an absolute path, as seen from a run folder."""
+    """What is noted of a detector at an absolute path, as seen from a run folder."""
     try:
         return DetectorPlace(str(detector), os.path.relpath(detector.resolve(), folder.resolve()))
     except ValueError:  # on another drive of Windows

@@ -30,7 +30,7 @@ class TrainingFacts:
 
 
 def read_facts(folder: Path | None) -> TrainingFacts:
-    """Of a run folder, with the last of its evaluations. What is damaged or missing is left out of a card."""
+    """What a run folder tells, with the last of its evaluations. What is damaged or missing is left out of a card."""
     if folder is None or not folder.is_dir():
         return TrainingFacts()
     run = folder.absolute().parent if folder.absolute().name == BEST_FOLDER else folder  # best/ lies within its run

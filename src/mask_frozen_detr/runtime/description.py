@@ -60,7 +60,7 @@ class ExportedModel:
     supervision: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """For model.json, and without the checksums for the graph's own metadata."""
+        """What model.json holds; without the checksums, what the graph's own metadata hold."""
         content = asdict(self)
         content["classes"] = None if self.classes is None else self.classes.describe()
         return {"made_by": MADE_BY, "format": FORMAT, **content}

@@ -28,7 +28,7 @@ class Best:
 
 
 def read_best(run: Path) -> Best | None:
-    """Of a run folder; None where it has no best weights yet. Raises UserError where their record is damaged."""
+    """The best weights of a run folder; None where it has none yet. Raises UserError where their record is damaged."""
     path = run / BEST_FOLDER / BEST_EVALUATION
     if not path.exists():
         return None

@@ -120,7 +120,7 @@ def is_view_file(name: str) -> bool:
 
 
 def hash_view(path: Path) -> str | None:
-    """Of a picture. None for what is no file that can be read: reading it as an image will say why."""
+    """A hash of a picture. None for what is no file that can be read: reading it as an image will say why."""
     found = hash_if_file(path)
     return found and found[:32]
 

@@ -26,7 +26,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class Records:
-    """Of a run of so many steps, whose folder has begun.
+    """What a run of so many steps records, in its folder and elsewhere.
 
     measured: the last evaluation of this process. enough: as many evaluations as `TrainConfig.patience` says have found
     nothing better.
@@ -160,7 +160,7 @@ class Records:
         return replace(measured, evaluation=replace(measured.evaluation, images_in_all=in_all))
 
     def _of_best(self, best: Best, step: int) -> Evaluation:
-        """Of the best weights, on all val images."""
+        """Evaluates the best weights on all val images."""
         assert self.val_data is not None
         assert self.measured is not None
         if best.step == step:

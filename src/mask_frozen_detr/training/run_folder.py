@@ -128,7 +128,10 @@ def open_run(
 
 
 class RunFolder:
-    """See `open_run`. The main process writes; what it cannot write is an error in all processes."""
+    """The folder of a run that `open_run` began or goes on with.
+
+    The main process writes; what it cannot write is an error in all processes.
+    """
 
     def __init__(self, path: Path, record: RunRecord, resume: bool, lock: FolderLock | None):
         self.path, self.record, self._lock = path, record, lock

@@ -143,7 +143,7 @@ class RunState:
 
     @property
     def images_per_second(self) -> float:
-        """Of this process's life, over all processes."""
+        """Images a second since this process began, over all processes."""
         return (self.step - self._first) * self.config.batch / self._own_seconds
 
     @contextmanager

@@ -23,7 +23,7 @@ class TrainingStep(nn.Module):
         self.model, self.matcher, self.loss = model, matcher, loss
 
     def forward(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """See `step_losses`."""
+        """The losses of one batch (`step_losses`)."""
         return step_losses(self.model, self.matcher, batch, self.loss, seed)
 
 

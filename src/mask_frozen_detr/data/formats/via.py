@@ -125,7 +125,7 @@ def _class_of(region: dict[str, Any], key: str | None) -> str | None:
 
 
 def _shape(shape: Any) -> dict[str, Any] | None:
-    """As COCO writes it; None for what outlines nothing."""
+    """A region as COCO writes it; None for what outlines nothing."""
     if not isinstance(shape, dict):
         raise Broken(f"region without a shape: {printable(repr(shape), 40)}")
     kind = shape.get("name")

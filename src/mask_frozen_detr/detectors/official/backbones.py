@@ -51,7 +51,7 @@ class SwinStages(nn.Module):
         self.body.swin.add_module("layernorm", nn.Identity())  # of a classifier: not in a detector's checkpoint
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As `ResNetStages.forward`; C₁ has `width` channels."""
+        """images → C₁ with `width` channels, and the maps that the detector takes (`ResNetStages.forward`)."""
         found = self.body(pixels, output_hidden_states=True)
         return found.hidden_states[1], list(found.feature_maps)
 
@@ -80,7 +80,7 @@ class FocalNetStages(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in config.channels[config.first_stage :])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As `ResNetStages.forward`; C₁ has `width` channels."""
+        """images → C₁ with `width` channels, and the maps that the detector takes (`ResNetStages.forward`)."""
         tokens, size = self.body.embeddings(pixels)  # (B, h_0·w_0, C_0)
         raw = []
         for stage in self.body.encoder.stages:

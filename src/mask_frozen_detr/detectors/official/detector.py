@@ -34,7 +34,10 @@ class OfficialDetector(FrozenDetector):
     model: OfficialDetr
 
     def detect(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
-        """As `FrozenDetector.forward`: features are the encoder's maps after the model's `encoder_layer`."""
+        """The detections of a batch (`FrozenDetector.forward`).
+
+        Their features are the encoder's maps after the model's `encoder_layer`.
+        """
         if pixel_mask is None:
             pixel_mask = torch.ones_like(pixel_values[:, 0], dtype=torch.long)
         found = self.model(pixel_values, send(pixel_mask, pixel_values.device))
@@ -53,11 +56,11 @@ class OfficialDetector(FrozenDetector):
         return "transformer.encoder", "transformer.decoder"
 
     def hash_checkpoint(self) -> str:
-        """See `FrozenDetector.hash_checkpoint`: over the official names, whatever the file they came from."""
+        """The hash is over the official names, whatever the file they came from (`FrozenDetector.hash_checkpoint`)."""
         return hash_tensors(official_tensors(self.model.state_dict(), self.model.config))
 
     def save(self, folder: Path) -> None:
-        """As `mask-frozen-detr convert` leaves a checkpoint."""
+        """Writes the folder that `mask-frozen-detr convert` makes of a checkpoint."""
         write_folder(
             folder,
             official_tensors(self.model.state_dict(), self.model.config),
