@@ -65,7 +65,9 @@ def _summary(measured: Measured | None, history: History) -> str:
             if isinstance(last.get(key), int | float):
                 cards.append(card(named, f"{last[key]:.{places}f}"))
     said = "" if measured is not None else "<p>Nothing was measured: this run has no val split.</p>"
-    said += f'<p class="quiet">{page_text(measured.evaluation.coverage())}</p>' if measured is not None else ""
+    if measured is not None:
+        lines = [measured.evaluation.coverage(), measured.evaluation.supervision]
+        said += "".join(f'<p class="quiet">{page_text(line)}</p>' for line in lines if line)
     if history.best_step is not None and history.metrics and history.best_step != history.metrics[-1]["step"]:
         best = history.evaluations.get(history.best_step)
         value = "" if best is None else f" (mask AP {figure_text(best.mask['AP'])} when it was chosen)"

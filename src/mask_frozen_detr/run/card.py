@@ -121,10 +121,11 @@ class Card:
             for name, values in (("box", box), ("mask", mask))
         )
         left_out = "".join(f"\n- {_plain(line)}" for line in evaluation.left_out.lines())
+        supervision = f" The mask network was {_plain(evaluation.supervision)}." if evaluation.supervision else ""
         return (
             "## Results\n\n| | AP | AP50 | AP75 |\n| --- | --- | --- | --- |\n"
             f"{rows}\n\nMask AP is {ratio} of box AP. {_plain(evaluation.coverage())}, scored by "
-            f"{_plain(evaluation.scorer)}; box AP is the detector's own.{left_out}"
+            f"{_plain(evaluation.scorer)}; box AP is the detector's own.{supervision}{left_out}"
         )
 
     def _use(self) -> str:

@@ -82,6 +82,8 @@ def test_a_run_says_how_it_was_supervised(squashing, tiny_network, scenes, tmp_p
     said = f"{sum(counts[4:])} true masks and {sum(counts[:4])} pseudo-masks made from boxes"
     assert said in saved["supervision"]
     assert said in evaluate(loaded, scenes[1]).table()
+    assert said in loaded.card("a name").text()
+    assert said in (tmp_path / "run" / "report.html").read_text()
     assert not (tmp_path / "run" / "pseudo-masks").exists(), "left behind by a finished run"
 
 
