@@ -1,6 +1,5 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,19 +40,16 @@ from mask_frozen_detr.run.description import (
 )
 from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
 from mask_frozen_detr.run.facts import read_facts
-from mask_frozen_detr.run.hub import download, upload
+from mask_frozen_detr.run.hub import upload
+from mask_frozen_detr.run.locate import locate_run
 from mask_frozen_detr.run.transformers_files import check_transformers_files, write_transformers_files
-from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.run.weights import load_network, load_network_weights, save_network_weights
-
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 __all__ = [
     "CONFIG_FILE",
     "DETECTOR_FOLDER",
     "WEIGHTS_FILE",
     "MaskFrozenDetr",
-    "find_run",
     "load_network_weights",
     "read_run_config",
     "save_network_weights",
@@ -448,28 +444,3 @@ class PreparedPicture:
 
     pixels: torch.Tensor
     size: tuple[int, int]
-
-
-def locate_run(run: str | Path, revision: str | None = None) -> Path:
-    """The folder of a run: local, or fetched from the hub. Raises UserError where it is neither."""
-    folder, why = Path(run), ""
-    if not folder.exists() and HUB_NAME.fullmatch(str(run)):
-        try:
-            wanted = [CONFIG_FILE, WEIGHTS_FILE, f"{DETECTOR_FOLDER}/*", *TRANSFORMERS_FILES]
-            folder = download(str(run), revision, wanted)
-        except UserError as error:
-            why = f" ({error})"
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(
-            f"{run}: no {CONFIG_FILE} in it, expected a run folder that `mask-frozen-detr train` wrote, or a hub "
-            f"repository of one that can be reached{why}"
-        )
-    return folder
-
-
-def find_run(run: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of a run, as `locate_run`; None where `run` is something else or not there."""
-    try:
-        return locate_run(run, revision)
-    except UserError:
-        return None

@@ -69,7 +69,8 @@ def load_model(
 ) -> "MaskFrozenDetr":
     """A run, or a bare detector under the paper's training-free baseline. Raises UserError for what is neither."""
     from mask_frozen_detr.detectors import load_detector
-    from mask_frozen_detr.model import MaskFrozenDetr, find_run
+    from mask_frozen_detr.model import MaskFrozenDetr
+    from mask_frozen_detr.run.locate import find_run
 
     if find_run(name, revision) is not None:
         local = Path(name).exists()  # a local run has no revision: its detector, on the hub, may
