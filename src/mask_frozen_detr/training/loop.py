@@ -1,9 +1,9 @@
 """The training loop (paper, section 3.1 "Experiment Setup"), from top to bottom.
 
 Each step: sample → frozen forward → Hungarian matching → mask network on the matched queries → losses on sampled
-points → AdamW. A step depends on (weights, optimiser state, seed, step number) alone. So a run that was killed goes
-on to the weights it would have had: on a CPU to the very bit, on a GPU up to the order in which its atomic additions
-round.
+points → AdamW or Muon. A step depends on (weights, optimiser state, seed, step number) alone. So a run that was killed
+goes on to the weights it would have had: on a CPU to the very bit, on a GPU up to the order in which its atomic
+additions round.
 """
 
 import math

@@ -13,6 +13,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.muon import Muon, matrices_apart
 from mask_frozen_detr.training.running_mean import RunningMean
 
 MASK_LOSSES = ("bce", "dice", "iou")
@@ -31,13 +32,18 @@ class RunState:
 
     def __init__(self, model: MaskFrozenDetr, config: TrainConfig, device: torch.device):
         groups: list[dict[str, Any]] = [{"params": list(model.network.parameters()), "share": 1.0}]  # of the rate
+        if config.optimizer == "muon":
+            groups = matrices_apart(groups[0]["params"], share=1.0)
         self.learned = nn.ModuleDict({"network": model.network})
         if config.finetune != "none":
             groups.append({"params": model.detector.unfreeze(config.finetune), "share": FINETUNE_RATE})
             self.learned["detector"] = model.detector.model
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=device.type == "cuda"
-        )
+        settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+        self.optimizer: torch.optim.Optimizer
+        if config.optimizer == "muon":
+            self.optimizer = Muon(groups, **settings)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, **settings, fused=device.type == "cuda")
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.averaged = RunningMean(self.learned, config.ema) if config.ema else None
         self.config, self.device = config, device
