@@ -1,5 +1,7 @@
 """Muon: each step against numpy's singular vectors and torch's own AdamW."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -59,3 +61,23 @@ def test_what_has_no_gradient_stays():
     before = layer.weight.detach().clone()
     Muon(matrices_apart(list(layer.parameters())), lr=0.1, betas=(0.9, 0.999), weight_decay=0.1).step()
     assert torch.equal(layer.weight, before)
+
+
+def test_a_saved_state_goes_on_to_the_same_weights():
+    def stepped(layer: nn.Linear, optimizer: Muon, seed: int) -> None:
+        for number, parameter in enumerate(layer.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed + number))
+        optimizer.step()
+
+    def optimizer_of(layer: nn.Linear) -> Muon:
+        return Muon(matrices_apart(list(layer.parameters())), lr=0.1, betas=(0.9, 0.999), weight_decay=0.1)
+
+    first, second = nn.Linear(4, 6), nn.Linear(4, 6)
+    one, other = optimizer_of(first), optimizer_of(second)
+    stepped(first, one, 0)
+    second.load_state_dict(first.state_dict())
+    other.load_state_dict(deepcopy(one.state_dict()))
+    stepped(first, one, 10)
+    stepped(second, other, 10)
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.bias, second.bias)

@@ -63,4 +63,4 @@ def build_box_encoder(config: MaskNetworkConfig, width: int) -> BoxEncoder:
         return DeformableBoxEncoder(width, count, config.roi_size)
     if config.box_encoder == "swin":
         return MapBoxEncoder(SwinLayer(width, BOX_WINDOW, index) for index in range(count))
-    return MapBoxEncoder(ConvNeXtLayer(width) for _ in range(count))  # 'none' has no layer
+    return MapBoxEncoder(ConvNeXtLayer(width, config.box_activation) for _ in range(count))  # 'none' has no layer

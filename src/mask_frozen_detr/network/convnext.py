@@ -1,20 +1,27 @@
 """The ConvNeXt layer of the image and box feature encoders (paper, equation 8; Liu et al., 2022).
 
-7 × 7 depth-wise conv → LayerNorm → FFN, layer scale, residual: torchvision's block.
+7 × 7 depth-wise conv → LayerNorm → FFN, layer scale, residual: torchvision's block, its GELU or a ReLU in its place.
 """
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
 
+from mask_frozen_detr.network.config import ActivationKind
+
+
+GELU = 4  # its place in torchvision's block
+
 
 class ConvNeXtLayer(nn.Module):
     """(B, C, h, w) → (B, C, h, w)."""
 
-    def __init__(self, width: int, layer_scale: float = 1.0):
+    def __init__(self, width: int, activation: ActivationKind = "gelu", layer_scale: float = 1.0):
         super().__init__()
         # The usual 1e-6 is for 300 epochs from scratch; six epochs never leave it.
         self.block = CNBlock(width, layer_scale, stochastic_depth_prob=0.0)
+        if activation == "relu":
+            self.block.block[GELU] = nn.ReLU()
 
     def forward(self, maps: Tensor, valid: Tensor | None = None) -> Tensor:
         """valid: (B, 1, h, w), False at padding, which is kept zero as at an image's own border."""

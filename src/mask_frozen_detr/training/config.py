@@ -97,10 +97,11 @@ class TrainConfig:
     # Learning rate. The paper's default is for days of training; for runs of minutes take 1.5e-3 to 2e-3 with a
     # warm-up.
     lr: float = 1.5e-4
-    # What turns gradients into steps: adamw, the paper's; muon learns more from the same few images and iterations, at a
-    # rate of 2e-3.
+    # What turns gradients into steps: adamw, the paper's; muon learns more from the same few iterations, at a rate of
+    # some 2e-3.
     optimizer: OptimizerName = "adamw"
-    # AdamW's decays of its two means of gradients; there is seldom a reason to change them.
+    # AdamW's decays of its two means of gradients, also of what muon leaves to it; there is seldom a reason to change
+    # them.
     betas: tuple[float, float] = (0.9, 0.999)
     # How strongly weights are drawn to zero; raise it where few images are learned by heart.
     weight_decay: float = 5e-5

@@ -1,8 +1,8 @@
 """Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon): an optimiser that learns more from few steps.
 
 A matrix goes along the orthogonal matrix that is nearest to its mean gradient: all directions alike, however unequal
-their gradients are. Biases, norms, embeddings and depth-wise filters, which are no matrices, go as AdamW takes them. torch's own Muon takes neither
-convolutions nor what is no matrix, and computes in bfloat16, which is slow on most CPUs.
+their gradients are. Biases, norms, embeddings and depth-wise filters, which are no matrices, go as AdamW takes them.
+torch's own Muon takes neither convolutions nor what is no matrix, and computes in bfloat16, slow on most CPUs.
 """
 
 import math
