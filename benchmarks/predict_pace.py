@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,28 +70,25 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def parts(model: MaskFrozenDetr, paths: Sequence[Path], options: Options) -> dict[str, float]:
     """Milliseconds a picture of what `predict` does beside the models, one after the other in one thread."""
-    spent = dict.fromkeys(
-        ("hash", "read", "pre-process", "models", "models and pasting", "draw", "write", "describe"), 0.0
-    )
+    spent: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             image = read_image(path)
             prepared = model.prepare(image)
             (found,) = model.predict_prepared([prepared], options.score_threshold)
             overlay = draw_instances(image, found)
-            for name, work in {
-                "hash": lambda path=path: hash_picture(path),
-                "read": lambda path=path: read_image(path),
-                "pre-process": lambda image=image: model.prepare(image),
-                "models": lambda prepared=prepared: models_alone(model, [prepared], options),
-                "models and pasting": lambda prepared=prepared: model.predict_prepared(
-                    [prepared], options.score_threshold
-                ),
-                "draw": lambda image=image, found=found: draw_instances(image, found),
-                "write": lambda overlay=overlay: save_own_picture(overlay, Path(folder) / "overlay.png"),
-                "describe": lambda found=found: describe_found(found),
-            }.items():
-                spent[name] += seconds(work)
+            works: dict[str, Callable[[], Any]] = {
+                "hash": partial(hash_picture, path),
+                "read": partial(read_image, path),
+                "pre-process": partial(model.prepare, image),
+                "models": partial(models_alone, model, [prepared], options),
+                "models and pasting": partial(model.predict_prepared, [prepared], options.score_threshold),
+                "draw": partial(draw_instances, image, found),
+                "write": partial(save_own_picture, overlay, Path(folder) / "overlay.png"),
+                "describe": partial(describe_found, found),
+            }
+            for name, work in works.items():
+                spent[name] = spent.get(name, 0.0) + seconds(work)
     return {name: round(1e3 * value / len(paths), 2) for name, value in spent.items()}
 
 
@@ -104,16 +102,18 @@ def main() -> None:
     models_alone(model, prepared[:10], options)  # warm
     alone, whole = [], []
     for _ in range(options.rounds):
-        alone.append(seconds(lambda: models_alone(model, prepared, options)))
+        alone.append(seconds(partial(models_alone, model, prepared, options)))
         with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "found"
-            whole.append(
-                seconds(
-                    lambda output=output: predict_files(
-                        model, paths, output, options.score_threshold, batch=options.batch, workers=options.workers
-                    )
-                )
+            work = partial(
+                predict_files,
+                model,
+                paths,
+                Path(folder) / "found",
+                options.score_threshold,
+                batch=options.batch,
+                workers=options.workers,
             )
+            whole.append(seconds(work))
         print(f"models alone {alone[-1]:.1f} s, predict {whole[-1]:.1f} s, {whole[-1] / alone[-1]:.2f} times as long")
     ratio = statistics.median(one / other for one, other in zip(whole, alone, strict=True))
     each = parts(model, paths[: options.parts], options)

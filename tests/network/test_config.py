@@ -57,6 +57,7 @@ from mask_frozen_detr.network.config import MaskNetworkConfig, training_free
         ({"neck": None}, "neck: found None, expected True or False"),
         ({"head": ["dot-product"]}, "head: found ['dot-product'], expected 'dot-product' or 'segmenter'"),
         ({"head": "\x1b[31m"}, "head: found '\\x1b[31m', expected"),
+        ({"box_activation": "tanh"}, "box_activation: found 'tanh', expected 'gelu' or 'relu'"),
         ({"stem_from": 4}, "stem_from: found 4, expected 'auto', 'backbone' or 'pixels'"),
     ],
 )

@@ -523,6 +523,7 @@ def test_a_network_without_parameters_is_refused(padding, scenes, tmp_path):
         {"workers": -2},
         {"log_every": 0},
         {"checkpoint_every": 0},
+        {"optimizer": "sgd"},
     ],
 )
 def test_options_that_make_no_sense(options):
@@ -532,6 +533,11 @@ def test_options_that_make_no_sense(options):
     if not isinstance(value, tuple):
         with pytest.raises(UserError, match=re.escape(f"{name}: found {value!r}, expected")):
             TrainConfig(**options)
+
+
+def test_drops_and_a_cosine_contradict_each_other():
+    with pytest.raises(UserError, match=r"drops: found \(0\.5,\) beside a cosine"):
+        TrainConfig(cosine=True, drops=(0.5,))
 
 
 @pytest.mark.parametrize(

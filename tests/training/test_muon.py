@@ -1,6 +1,7 @@
 """Muon: each step against numpy's singular vectors and torch's own AdamW."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_a_matrix_steps_by_the_rate_and_the_others_as_adamw():
     torch.manual_seed(0)
     layers = [nn.Linear(6, 5) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    settings = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
+    settings: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
     ours = Muon(matrices_apart(list(layers[0].parameters())), **settings)
     theirs = torch.optim.AdamW(layers[1].parameters(), **settings)
     for _ in range(3):

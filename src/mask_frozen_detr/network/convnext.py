@@ -9,7 +9,6 @@ from torchvision.models.convnext import CNBlock
 
 from mask_frozen_detr.network.config import ActivationKind
 
-
 GELU = 4  # its place in torchvision's block
 
 

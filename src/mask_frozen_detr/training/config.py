@@ -12,6 +12,7 @@ MOST_SEED = (1 << 32) - 1  # numpy's
 EVALUATIONS = 10  # a run, where nothing else is asked for, with that of the end
 EVALUATED = 0.1  # images that evaluations on the way may look at, as a share of those that training sees
 MOST_ROUNDS = 10
+DROPS = (0.9, 0.95)
 
 # Which objects learn from a mask that training draws itself: none, all, or those that nobody drew one for.
 MasksFrom = Literal["annotations", "boxes", "boxes-where-missing"]
@@ -106,7 +107,7 @@ class TrainConfig:
     # How strongly weights are drawn to zero; raise it where few images are learned by heart.
     weight_decay: float = 5e-5
     # Shares of the run after which the rate is divided by 10.
-    drops: tuple[float, ...] = (0.9, 0.95)
+    drops: tuple[float, ...] = DROPS
     # Iterations over which the rate rises to its value; some 50 with a high one.
     warmup: int = 0
     # Largest gradient norm; 0 does not clip.
@@ -190,6 +191,11 @@ class TrainConfig:
             raise UserError(f"drops: found {self.drops!r}, expected each share of the run to be larger than the last")
         for name in ("missed", "cosine"):
             check_flag(name, getattr(self, name))
+        if self.cosine and tuple(self.drops) != DROPS:
+            raise UserError(
+                f"drops: found {self.drops!r} beside a cosine, which knows no drops, expected one of them; "
+                "--no-cosine takes drops"
+            )
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_choice("masks_from", self.masks_from, get_args(MasksFrom))
         check_number("rounds", self.rounds, 1, MOST_ROUNDS, whole=True)
