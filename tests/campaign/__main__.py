@@ -1,9 +1,6 @@
 """`python -m campaign`: tries of every kind, counted."""
 
 import argparse
-import contextlib
-import gc
-import io
 import multiprocessing
 import os
 import shutil
@@ -14,12 +11,11 @@ import traceback
 from pathlib import Path
 from random import Random
 
-import torch
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 
 from campaign.bench import Bench, Kind, Try, build
 from campaign.kinds import KINDS
+from campaign.warm import prepare
 
 SHOWN = 3  # failures of a kind that are printed in full
 
@@ -98,26 +94,6 @@ def main() -> int:
     finally:
         if not options.keep:
             shutil.rmtree(root)
-
-
-def prepare(bench: Bench) -> None:
-    """Import and load once all that a command needs, and that starts no thread: forks have it for nothing."""
-    from conftest import build_squashing_detector
-
-    import mask_frozen_detr.cli
-    import mask_frozen_detr.demo.run
-    import mask_frozen_detr.paper.reproduce
-    import mask_frozen_detr.prediction.files
-    import mask_frozen_detr.training.loop
-    from mask_frozen_detr.detectors import load_detector
-
-    torch.set_num_threads(1)
-    build_squashing_detector(bench.detector)
-    load_detector(bench.detector)  # builds tables of transformers that take longer than all else
-    with contextlib.redirect_stdout(io.StringIO()):
-        mask_frozen_detr.cli.main(["detectors"])
-    gc.collect()
-    gc.freeze()  # or collections in forks would copy all of it
 
 
 def _repeat(chosen: list[Kind], bench: Bench, options: argparse.Namespace) -> int:

@@ -18,13 +18,13 @@ STEPS = 9
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
-    "plain": "--workers 0",
-    "mean": "--workers 0 --ema 0.9",
-    "accumulation": "--workers 0 --batch 4 --accumulate 2 --log-every 2",
-    "a loader process": "--workers 1",
-    "cache": "--workers 0 --cache {folder}/cache",
-    "fine-tuning": "--workers 0 --finetune partial --ema 0.5",
-    "all": "--workers 2 --ema 0.9 --batch 4 --accumulate 2 --log-every 2 --finetune full",
+    "plain": "--workers 0 --log none",
+    "mean": "--workers 0 --ema 0.9 --log none",
+    "accumulation": "--workers 0 --batch 4 --accumulate 2 --log-every 2 --log none",
+    "a loader process": "--workers 1 --log none",
+    "cache": "--workers 0 --cache {folder}/cache --log none",
+    "fine-tuning": "--workers 0 --finetune partial --ema 0.5 --log none",
+    "all": "--workers 2 --ema 0.9 --batch 2 --accumulate 2 --log-every 2 --finetune full",
     "all with a cache": "--workers 1 --ema 0.9 --batch 4 --accumulate 2 --cache {folder}/cache",
 }
 CLOCKS = {"images_per_second", "device_hours", "peak_memory_gb"}
@@ -156,6 +156,10 @@ def build(bench: Bench) -> None:
     _need(Command(render, root).wait())
     _need(run(bench.train(bench.run), root))
     _need(run(bench.train(root / "cached", "cache"), root))
+    from campaign.warm import import_what
+
+    page = ["evaluate", bench.run, bench.data, "--workers", "0", "--json", root / "figures.json"]
+    import_what([bench.train(root / "warm"), page], root)
     while not (bench.killed / "checkpoint.pt").exists():
         shutil.rmtree(bench.killed, ignore_errors=True)
         kill_when(Command(command_line(bench.train(bench.killed)), root), (bench.killed / "checkpoint.pt").exists)

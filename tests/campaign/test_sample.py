@@ -12,8 +12,9 @@ SAMPLE = ["kills", "weights", "data", "read-only"]  # kinds that hold, of each s
 
 def _sample(names: list[str], root: str, found) -> None:
     """In a process that has run no threads: its commands are forks of it."""
-    from campaign.__main__ import attempt, prepare
+    from campaign.__main__ import attempt
     from campaign.bench import Bench, build
+    from campaign.warm import prepare
 
     bench = Bench(Path(root))
     prepare(bench)
