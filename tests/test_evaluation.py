@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import math
+import os
+import signal
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch.utils.data import get_worker_info
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.coco import Annotation, CocoData, ImageRecord, Skipped
@@ -521,6 +524,23 @@ def test_whatever_fails_on_an_image_is_one_line(what, baseline, scenes, monkeypa
     assert measured.images == 5 - len(lost) > 0
     assert all(len(problem.splitlines()) == 1 for problem in measured.problems)
     assert ("not enough memory" if what == "memory" else "RuntimeError: height and width") in measured.problems[0]
+
+
+def test_a_loading_process_that_is_killed_is_one_line(baseline, scenes, monkeypatch):
+    """The system does that where its memory is full; what was being loaded is named."""
+    target = type(baseline.detector.info.preprocessing)
+    real_call, calls = target.__call__, iter(range(5))
+
+    def be_killed(self, image, resize=True):
+        if get_worker_info() is not None and next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_call(self, image, resize)
+
+    monkeypatch.setattr(target, "__call__", be_killed)
+    with pytest.raises(UserError, match=r"a process that loads pictures was killed.*fewer --workers") as told:
+        evaluate(baseline, scenes[1], workers=1)
+    assert str(told.value).startswith(str(scenes[1].images[2].path))
+    assert "\n" not in str(told.value)
 
 
 def test_an_interruption_is_no_bad_image(baseline, scenes, monkeypatch):

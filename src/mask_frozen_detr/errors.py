@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
+# In a RuntimeError's text: of torch's allocator for CPUs, of C++, of CUDA and MPS, of libraries on a GPU.
+NO_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "_STATUS_ALLOC_FAILED")
 JOINERS = "\u200c\u200d"  # not printable by themselves, and needed in Persian words and in emoji
 
 
@@ -78,11 +80,10 @@ def safe(text: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had no memory left: Python's error, torch's, and that of its allocator of CPUs."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    """Whether a device or the host had no memory left: Python's error, or torch's, which has many texts for it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in NO_MEMORY))
     )
 
 

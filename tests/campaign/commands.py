@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 60.0  # a command may take, on a machine with other work
+SECONDS = 60.0  # of a processor that a command may take
+WAITED = 5  # times as long may pass: the machine has other work
 MEMORY = 1500  # MB that it may take besides what it was forked with
 # Bytes of control that no output may hold: all of C0 but tab and newline, DEL, C1, and what turns the reading order.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
@@ -61,11 +62,11 @@ class Command:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, seconds: float = SECONDS) -> Ran:
-        """Its end, which comes after `seconds` at the latest; nothing of it is left running."""
+        """Its end, at the latest when it has computed for `seconds`; nothing of it is left running."""
         late = False
         pause = 0.002
         while not self.over():
-            if time.monotonic() - self.started > seconds:
+            if self._computed() > seconds or time.monotonic() - self.started > WAITED * seconds:
                 late = True
                 self.signal(signal.SIGKILL)
                 break
@@ -77,6 +78,11 @@ class Command:
         self.output.unlink()
         code = os.waitstatus_to_exitcode(status)
         return Ran(code, text, time.monotonic() - self.started, used.ru_maxrss / 1024 - self.floor, late)
+
+    def _computed(self) -> float:
+        """Seconds of a processor that the command has had."""
+        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _be_command(work: Callable[[], int | None], output: Path, file_limit: int | None) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData, Skipped
 from mask_frozen_detr.data.formats.coco import read_coco
+from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.detectors.base import hash_weights
@@ -386,6 +388,55 @@ def test_a_loss_that_is_not_finite_stops_the_run(squashing, scenes, tiny_network
     seen.clear()
     with pytest.raises(UserError, match=r"the loss is nan at iteration 3.*--precision fp32"):
         train(build(squashing, tiny_network), scenes[0], None, tmp_path / "b", replace(config, log_every=1), quiet=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("place", ["forward", "backward", "loading"])
+def test_too_little_memory_names_the_pictures(
+    place, error, squashing, scenes, tiny_network, tmp_path, monkeypatch, capfd
+):
+    def lack(*_args, **_options):
+        raise error
+
+    target = {
+        "forward": "mask_frozen_detr.training.step.mask_losses",
+        "backward": "mask_frozen_detr.training.state.RunState.backward",
+        "loading": "mask_frozen_detr.training.samples.jitter_colour",
+    }[place]
+    monkeypatch.setattr(target, lack)
+    config = replace(CONFIG, iterations=2, batch=2, augment=AugmentConfig(colour_jitter=0.1))
+    with pytest.raises(UserError) as told:
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path / "run", config, quiet=True)
+    message = str(told.value)
+    named = [record.path for record in scenes[0].images if str(record.path) in message]
+    assert "not enough memory" in message
+    assert "\n" not in message
+    assert len(named) == (1 if place == "loading" else 2)  # a batch
+    assert ("iteration 1" in message and "--accumulate" in message) or place == "loading"
+
+
+def test_a_loading_process_that_is_killed_is_one_line(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+    calls, note = iter(range(99)), tmp_path / "victim"
+
+    def be_killed(record, _orientation):
+        if next(calls) == 2:
+            note.write_text(str(record.path))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_image(record.path)
+
+    monkeypatch.setattr("mask_frozen_detr.training.samples.open_picture", be_killed)
+    config = replace(CONFIG, iterations=20, batch=1, workers=1)
+    expected = r"a process that loads pictures was killed.*fewer --workers.*--resume"
+    with pytest.raises(UserError, match=expected) as told:
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path / "run", config, quiet=True)
+    assert str(told.value).startswith(f"{note.read_text()}: ")
 
 
 @pytest.mark.parametrize("victim", [CHECKPOINT_FILE, METRICS_FILE, WEIGHTS_FILE])

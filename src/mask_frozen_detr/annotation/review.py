@@ -57,7 +57,7 @@ def write_review(file: LabelledFile, categories: Mapping[int, str], most: int) -
     pictures: dict[int, OpenPicture] = {}
     for picture, place in _most_doubtful(file, most):
         record = picture.record
-        with contextlib.suppress(UserError):  # it has gone since
+        with contextlib.suppress(Exception):  # it has gone since, or is too much for what draws it
             region, number = _region(document.entry(place), categories), document.entry(place).get("id")
             page.append(show_doubt(open_picture(record, record.orientation), region, f"{record.path}, object {number}"))
             pictures[record.id] = picture

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.results.drawing import draw_named, draw_truth
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.paste import Crop
@@ -88,6 +88,7 @@ def draw_pairs(
     for record in choose(data, count):
         try:
             drawn.append((record.path.name, *draw_pair(record, data, augment, edges, rng)))
-        except UserError as error:
-            problems.append(str(error))
+        except Exception as error:  # one bad picture is one line
+            text = reason(error)
+            problems.append(text if isinstance(error, UserError) else f"{record.path}: {text}")
     return drawn, problems

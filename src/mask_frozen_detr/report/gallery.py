@@ -1,6 +1,7 @@
 """Pictures of the worst and best masks and of what went wrong: image, truth and result of one object side by side."""
 
 import base64
+import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,8 @@ def make_cards(findings: Findings, each: int = EACH, most_bytes: int = BYTES) ->
     ranked = [many[rank] for rank in range(each) for many in chosen if rank < len(many)]
     cards, size = [], 0
     for finding, jpeg in zip(ranked, _draw(ranked), strict=True):
+        if not jpeg:
+            continue
         size += len(jpeg)
         if size > most_bytes:
             break
@@ -47,15 +50,16 @@ def make_cards(findings: Findings, each: int = EACH, most_bytes: int = BYTES) ->
 
 
 def _draw(findings: Sequence[Finding]) -> list[bytes]:
-    """A JPEG for each; every picture is opened once."""
+    """A JPEG for each, empty where that failed; every picture is opened once."""
     jpegs = [b""] * len(findings)
     in_turn = sorted(range(len(findings)), key=lambda place: findings[place].record.id)
     for _, places in groupby(in_turn, key=lambda place: findings[place].record.id):
         of_image = list(places)
         record = findings[of_image[0]].record
-        image = open_picture(record, record.orientation).convert("RGB")
-        for place in of_image:
-            jpegs[place] = _jpeg(_panels(findings[place], image))
+        with contextlib.suppress(Exception):  # one picture that cannot be drawn costs no other, and no figure
+            image = open_picture(record, record.orientation).convert("RGB")
+            for place in of_image:
+                jpegs[place] = _jpeg(_panels(findings[place], image))
     return jpegs
 
 

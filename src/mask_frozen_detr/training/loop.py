@@ -21,6 +21,7 @@ from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.precision import autocast
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
@@ -28,6 +29,7 @@ from mask_frozen_detr.machine.signals import StopSignals, deliver, leave_signals
 from mask_frozen_detr.model import DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, read_run_config
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.enough_memory import enough_memory
 from mask_frozen_detr.training.matching import Matcher
 from mask_frozen_detr.training.prepare import prepare
 from mask_frozen_detr.training.pseudo_masks.rounds import Rounds
@@ -37,6 +39,8 @@ from mask_frozen_detr.training.run_record import RunRecord
 from mask_frozen_detr.training.samples import Batch, Sample, SampleOrder, TrainingData, collate
 from mask_frozen_detr.training.state import LOSS_KEYS, REMEDY, RunState
 from mask_frozen_detr.training.step import TrainingStep
+
+LOADERS_REMEDY = "fewer --workers or a lower --batch need less, and --resume goes on from the last checkpoint"
 
 __all__ = ["LOSS_KEYS", "TrainConfig", "train"]
 
@@ -76,23 +80,26 @@ def train(
         rounds.draw(run)
         step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
-            with StopSignals() as signals:
+            images = Watched(dataset, [record.path for record in dataset.images], _workers(config))
+            with StopSignals() as signals, images.told(LOADERS_REMEDY):
                 if records.evaluation_due(run.step) and run.step not in folder.evaluated():
                     with run.evaluated(), signals.lifted():
                         records.evaluate(run.step)
-                for samples in _batches(dataset, config, rounds, steps, run.step):
+                for samples in _batches(images, config, rounds, steps, run.step):
                     if records.enough:
                         break
                     # ---- batch
                     if not model.network.training:  # as an evaluation left it; all modules are walked through
                         step_losses.train()
-                    pieces = _pieces(samples, config, cache)
+                    with enough_memory([sample.path for sample in samples if sample.path], f"iteration {run.step + 1}"):
+                        pieces = _pieces(samples, config, cache)
                     normaliser, stop = _share(pieces, device, signals)
                     # ---- losses
                     for piece in pieces:
-                        with autocast(config.precision, device):
-                            losses = step_losses(piece, config.seed)
-                        run.backward(losses, normaliser)
+                        with enough_memory(piece.paths, f"iteration {run.step + 1}"):
+                            with autocast(config.precision, device):
+                                losses = step_losses(piece, config.seed)
+                            run.backward(losses, normaliser)
                         run.problems.update(piece.problems)
                     # ---- update
                     run.update(config.rate(run.step, steps))
@@ -177,7 +184,7 @@ def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device
 
 
 def _batches(
-    dataset: TrainingData, config: TrainConfig, rounds: Rounds, steps: int, start: int
+    dataset: Watched[Sample], config: TrainConfig, rounds: Rounds, steps: int, start: int
 ) -> Iterator[list[Sample]]:
     """This process's share of every step from `start` on; a round's loaders see the pseudo-masks of that round."""
     for end in [*rounds.ends, steps]:
@@ -186,9 +193,9 @@ def _batches(
             start = end
 
 
-def _loader(dataset: TrainingData, config: TrainConfig, end: int, start: int) -> DataLoader:
+def _loader(dataset: Watched[Sample], config: TrainConfig, end: int, start: int) -> DataLoader:
     world, rank = processes().num_processes, processes().process_index
-    workers = config.workers if config.workers >= 0 else _workers(processes().device)
+    workers = _workers(config)
     return DataLoader(
         dataset,
         batch_sampler=SampleOrder(len(dataset), config.batch, end, config.seed, start, rank, world),
@@ -199,8 +206,10 @@ def _loader(dataset: TrainingData, config: TrainConfig, end: int, start: int) ->
     )
 
 
-def _workers(device: torch.device) -> int:
-    return min(8, usable_cores() - 1) if device.type == "cuda" else 1
+def _workers(config: TrainConfig) -> int:
+    if config.workers >= 0:
+        return config.workers
+    return min(8, usable_cores() - 1) if processes().device.type == "cuda" else 1
 
 
 def _pieces(samples: list[Sample], config: TrainConfig, cache: FrozenCache | None) -> list[Batch]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from mask_frozen_detr.data.coco import CocoData
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import reason
 from mask_frozen_detr.evaluation import Evaluation, Measured, measure
 from mask_frozen_detr.machine.devices import peak_memory
 from mask_frozen_detr.machine.processes import on_main, processes
@@ -141,8 +141,8 @@ class Records:
             history = read_history(self.folder.path)
             page = write_report(self.folder.path, self.folder.path.resolve().name, measured, history, self.skipped)
             self.progress.print(f"to look at: {page}")
-        except UserError as error:
-            self.progress.print(f"no page of this run: {error}")
+        except Exception as error:  # its weights and figures are written
+            self.progress.print(f"no page of this run: {reason(error)}")
 
     def _measure(self, model: MaskFrozenDetr, data: CocoData) -> Measured:
         with self.progress.paused():

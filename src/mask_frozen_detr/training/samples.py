@@ -8,6 +8,7 @@ Letters: B images, H × W padded input, T objects of an image, S side of the gro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, collate_images
-from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.training.augment import View, draw_view, jitter_colour
 from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
 from mask_frozen_detr.training.config import AugmentConfig
@@ -39,13 +40,14 @@ class Sample:
     """One view of an image, and what there is to find in it.
 
     image: (3, h, w) pre-processed, unpadded; or what the frozen detector makes of it, where a cache holds that.
-    number: the sample's, for all that is drawn later. problem: why the image could not be used, if so; then `image` is
-    blank. view: what a cache calls this view, where there is one.
+    number: the sample's, for all that is drawn later. path: of the image. problem: why the image could
+    not be used, if so; then `image` is blank. view: what a cache calls this view, where there is one.
     """
 
     image: Tensor | FrozenView
     targets: Targets
     number: int = 0
+    path: Path | None = None
     problem: str | None = None
     view: str | None = None
 
@@ -55,13 +57,15 @@ class Batch:
     """Samples side by side.
 
     images: (B, 3, H, W) pre-processed and zero-padded; or what the frozen detector finds in them, where that is known.
-    pixel_mask: (B, H, W), 1 = image. targets and numbers: of each sample. problems: of those that had one.
+    pixel_mask: (B, H, W), 1 = image. targets and numbers: of each sample. paths: of their images. problems: of those
+    that had one.
     """
 
     images: Tensor | Detections
     pixel_mask: Tensor
     targets: list[Targets]
     numbers: list[int]
+    paths: list[Path]
     problems: list[str]
 
 
@@ -126,9 +130,8 @@ class TrainingData(Dataset[Sample]):
         except UserError as error:
             problem = str(error)
         except Exception as error:  # whatever one picture brings about in Pillow, numpy or a pre-processing
-            reason = (str(error).splitlines() or [""])[0]
-            problem = f"{record.path}: cannot be made ready for the detector ({type(error).__name__}: {reason})"
-        return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), number, problem)
+            problem = f"{record.path}: cannot be made ready for the detector ({reason(error)})"
+        return Sample(torch.zeros(3, *self.preprocessing.probe_size()), no_targets(), number, record.path, problem)
 
     def _sample(self, record: ImageRecord, number: int) -> Sample:
         rng = np.random.default_rng([self.seed, number])
@@ -139,7 +142,7 @@ class TrainingData(Dataset[Sample]):
             name = self.store.name(record, view.flip)
             frozen = self.store.read(name) if name is not None else None
             if frozen is not None:
-                return Sample(frozen, targets, number, view=name)
+                return Sample(frozen, targets, number, record.path, view=name)
         source = open_picture(record, record.orientation)
         image = view.image(source)
         if self.augment.colour_jitter:
@@ -150,7 +153,7 @@ class TrainingData(Dataset[Sample]):
                 f"{record.path}: is {record.width} × {record.height} pixels, of which pre-processing makes "
                 f"{pixels.shape[2]} × {pixels.shape[1]}; expected at least {SMALLEST_INPUT} a side"
             )
-        return Sample(pixels, targets, number, view=name)
+        return Sample(pixels, targets, number, record.path, view=name)
 
     def whole(self, record: ImageRecord, flip: bool) -> Sample:
         """All of an image as the detector sees it in evaluation, or that mirrored, with nothing to find.
@@ -161,10 +164,10 @@ class TrainingData(Dataset[Sample]):
         name = None if self.store is None else self.store.name(record, flip)
         frozen = self.store.read(name) if self.store is not None and name is not None else None
         if frozen is not None:
-            return Sample(frozen, no_targets(), view=name)
+            return Sample(frozen, no_targets(), path=record.path, view=name)
         view = View((0.0, 0.0, float(size[0]), float(size[1])), size, flip)
         image = view.image(open_picture(record, record.orientation))
-        return Sample(self.preprocessing(image), no_targets(), view=name)
+        return Sample(self.preprocessing(image), no_targets(), path=record.path, view=name)
 
     def _is_drawn(self, annotation: Annotation) -> bool:
         return self.pseudo_masks is not None and self.pseudo_masks.draws(annotation)
@@ -249,6 +252,7 @@ def make_batch(samples: Sequence[Sample], images: Tensor | Detections, pixel_mas
         pixel_mask,
         [sample.targets for sample in samples],
         [sample.number for sample in samples],
+        [sample.path for sample in samples if sample.path is not None],
         [sample.problem for sample in samples if sample.problem],
     )
 

@@ -1,5 +1,6 @@
 """Pictures of val that every evaluation of a run draws anew: what is true beside what is found."""
 
+import contextlib
 import random
 
 from PIL import Image
@@ -15,12 +16,16 @@ SCORE = 0.3  # of what is drawn, at least
 
 
 def draw_val_pictures(measured: Measured, seed: int) -> Image.Image | None:
-    """A wall of a few images with objects, the same at each evaluation of a run; None where no image has any."""
+    """A wall of a few images with objects, the same at each evaluation of a run; None where none can be drawn."""
     records = sorted((record for record in measured.images if record.annotations), key=lambda record: record.id)
     if not records:
         return None
     chosen = random.Random(seed).sample(records, min(PICTURES, len(records)))
-    return draw_wall([_pair(record, measured) for record in chosen], ["truth", "masks"])
+    pairs = []
+    for record in chosen:
+        with contextlib.suppress(Exception):  # one picture that cannot be drawn costs no other, and no figure
+            pairs.append(_pair(record, measured))
+    return draw_wall(pairs, ["truth", "masks"]) if pairs else None
 
 
 def _pair(record: ImageRecord, measured: Measured) -> tuple[Image.Image, Image.Image]:

@@ -8,9 +8,11 @@ from torch.utils.data import DataLoader, Dataset
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.machine.signals import leave_signals_to_parent
+from mask_frozen_detr.training.enough_memory import enough_memory
 from mask_frozen_detr.training.pseudo_masks.soft_cut import soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 
@@ -33,7 +35,8 @@ class Drawing(Dataset[str]):
         masks = []
         for annotation in self.store.objects(record):
             x, y, w, h = annotation.bbox
-            masks.append(soft_cut(image, (x, y, x + w, y + h)))
+            with enough_memory([record.path], "drawing its pseudo-masks"):
+                masks.append(soft_cut(image, (x, y, x + w, y + h)))
         self.store.write(record, np.stack(masks))
         return ""
 
@@ -47,11 +50,11 @@ def draw_missing(store: PseudoMasks, records: Sequence[ImageRecord], workers: in
     state = processes()
     missing = missing_of(store, records[state.process_index :: state.num_processes])
     bar = Progress("drawing pseudo-masks", len(missing), quiet=quiet or not missing or not state.is_main_process)
-    loader = DataLoader(
-        Drawing(missing, store), batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_parent
-    )
-    for done, _ in enumerate(loader, 1):
-        bar.update(done)
+    source = Watched(Drawing(missing, store), [record.path for record in missing], workers)
+    loader = DataLoader(source, batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_parent)
+    with source.told("fewer --workers need less, and the same command goes on"):
+        for done, _ in enumerate(loader, 1):
+            bar.update(done)
     bar.close()
     state.wait_for_everyone()
 

@@ -24,6 +24,7 @@ from mask_frozen_detr.ops.padding import extents
 from mask_frozen_detr.results.given_boxes import UNKNOWN, choose_queries
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.cache import FrozenCache
+from mask_frozen_detr.training.enough_memory import enough_memory
 from mask_frozen_detr.training.points import cell_centres, read_logits
 from mask_frozen_detr.training.pseudo_masks.draw import missing_of
 from mask_frozen_detr.training.pseudo_masks.soft_cut import inside_image
@@ -47,10 +48,11 @@ def redraw_missing(
     model.network.eval()
     try:
         for done, record in enumerate(missing, 1):
-            try:
-                masks = _masks(store, model, dataset, cache, record)
-            except UserError:  # training leaves the picture out, and says why
-                continue
+            with enough_memory([record.path], "drawing its pseudo-masks anew"):
+                try:
+                    masks = _masks(store, model, dataset, cache, record)
+                except UserError:  # training leaves the picture out, and says why
+                    continue
             store.write(record, masks)
             bar.update(done)
     finally:
