@@ -158,7 +158,7 @@ def build(bench: Bench) -> None:
     _need(run(bench.train(root / "cached", "cache"), root))
     from campaign.warm import import_what
 
-    page = ["evaluate", bench.run, bench.data, "--workers", "0", "--json", root / "figures.json"]
+    page: list[str | Path] = ["evaluate", bench.run, bench.data, "--workers", "0", "--json", root / "figures.json"]
     import_what([bench.train(root / "warm"), page], root)
     while not (bench.killed / "checkpoint.pt").exists():
         shutil.rmtree(bench.killed, ignore_errors=True)

@@ -1,6 +1,6 @@
 """All kinds of faults that the campaign tries."""
 
-from campaign import changes, damage, disks, foreign_files, hostile_input, kills, odd_pictures
+from campaign import changes, damage, disks, foreign_files, hostile_input, kills, odd_pictures, other_formats
 from campaign.bench import Kind
 
 KINDS = {
@@ -16,6 +16,7 @@ KINDS = {
         Kind("cache", "damaged caches", damage.cached_outputs),
         Kind("data", "damaged annotations and pictures", damage.data_files),
         Kind("json", "hostile annotations", hostile_input.annotations),
+        Kind("formats", "hostile YOLO, LabelMe, VOC, panoptic, VIA", other_formats.tried),
         Kind("run-folders", "hostile run folders", hostile_input.run_folders),
         Kind("detectors", "hostile detector folders", hostile_input.detector_folders),
         Kind("pictures", "odd pictures, predicted", odd_pictures.predicted),

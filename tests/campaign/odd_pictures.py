@@ -142,7 +142,7 @@ PICTURES: dict[str, Callable[[Random], tuple[bytes, str]]] = {
 NOT_FILES = ["a folder", "a link to nowhere", "a link to itself", "a FIFO", "/dev/zero", "a socket"]
 
 
-def _put(path: Path, random: Random) -> tuple[Path, str]:
+def put(path: Path, random: Random) -> tuple[Path, str]:
     """Something at `path` with a suffix of its own; what it is."""
     if random.random() < 0.2:
         how = random.choice(NOT_FILES)
@@ -176,7 +176,7 @@ def predicted(bench: Bench, random: Random, folder: Path) -> Try:
     pictures.mkdir()
     good = bench.pictures()[0]
     shutil.copy(good, pictures / f"m-{good.name}")
-    odd = [_put(pictures / f"{random.choice('az')}{number}", random) for number in range(random.randrange(1, 4))]
+    odd = [put(pictures / f"{random.choice('az')}{number}", random) for number in range(random.randrange(1, 4))]
     inputs = [pictures] if random.random() < 0.7 else sorted(pictures.iterdir())
     ran = run(["predict", bench.run, *inputs, "--output", folder / "out"], folder)
     return Try("; ".join(f"{path.name}: {how}" for path, how in odd), _check(ran, odd, good, inputs, folder))
@@ -217,7 +217,7 @@ def of_data(bench: Bench, random: Random, folder: Path) -> Try:
     what = []
     for image in random.sample(document["images"], random.choice([1, 2])):
         (data / split / image["file_name"]).unlink()
-        path, how = _put(data / split / f"odd{image['id']}", random)
+        path, how = put(data / split / f"odd{image['id']}", random)
         image["file_name"] = path.name
         what.append(f"{path.name}: {how}")
         if random.random() < 0.7 and path.is_file() and not path.is_symlink():

@@ -77,7 +77,7 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
             bbox = None
         found = _check_bbox(bbox, segmentation, extent, width, height)
     stated_area: Any = raw.get("area")
-    if _are_finite([stated_area]) and stated_area > 0:
+    if are_finite([stated_area]) and stated_area > 0:
         area = float(stated_area)
     return Annotation(raw["id"], raw["category_id"], found, segmentation, crowd, area or found[2] * found[3])
 
@@ -93,7 +93,7 @@ def whole(value: Any) -> int | None:
 
 
 def _is_box(bbox: Any) -> bool:
-    return type(bbox) is list and len(bbox) == 4 and _are_finite(bbox) and bbox[2] > 0 and bbox[3] > 0
+    return type(bbox) is list and len(bbox) == 4 and are_finite(bbox) and bbox[2] > 0 and bbox[3] > 0
 
 
 def _check_bbox(bbox: Any, segmentation: Any, extent: Extent | None, width: int, height: int) -> Extent:
@@ -105,7 +105,7 @@ def _check_bbox(bbox: Any, segmentation: Any, extent: Extent | None, width: int,
             return x, y, w, h
         x0, y0, x1, y1 = max(extent[0], 0), max(extent[1], 0), min(extent[2], width), min(extent[3], height)
         return x0, y0, x1 - x0, y1 - y0
-    if type(bbox) is not list or len(bbox) != 4 or not _are_finite(bbox):
+    if type(bbox) is not list or len(bbox) != 4 or not are_finite(bbox):
         raise Broken(f"bbox is not four numbers x, y, w, h: {_show(bbox)}")
     x, y, w, h = bbox
     if w <= 0 or h <= 0:
@@ -129,7 +129,7 @@ def _check_polygons(
     for index, part in enumerate(parts):
         if type(part) is not list:
             raise Broken(f"polygon is not a list of numbers: part {index} is {_show(part)}")
-        if not _are_finite(part):
+        if not are_finite(part):
             raise Broken(f"polygon holds something that is no finite number: part {index} is {_show(part)}")
         if len(part) % 2:
             raise Broken(f"polygon with an odd count of numbers: part {index} has {len(part)}")
@@ -238,11 +238,15 @@ def decode_counts(text: bytes) -> np.ndarray:
     return runs
 
 
-def _are_finite(values: list[Any]) -> bool:
-    """Whether all are finite numbers: one sum tells, since text, None and lists cannot be added, and NaN stays."""
+def are_finite(values: list[Any]) -> bool:
+    """Whether all are finite numbers, however large the ints of JSON are.
+
+    One sum tells: text, None and lists cannot be added, and NaN stays. It is one of floats, or 10⁴⁰⁰ and its negative
+    would be 0.
+    """
     try:
-        return math.isfinite(sum(values))
-    except (TypeError, OverflowError):
+        return math.isfinite(math.fsum(values))
+    except (TypeError, OverflowError, ValueError):
         return False
 
 

@@ -23,6 +23,7 @@ from mask_frozen_detr.data.images import PIXELS_VARIABLE, pixel_limit
 from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation, whole
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.machine.regular_files import read_regular
 
 FORMAT = "COCO"
 KINDS = {int: "a number", str: "text", list: "a list"}
@@ -122,7 +123,7 @@ def _read(file: Path, image_folder: Path, orientation: Orientation) -> CocoData:
 def load_coco_json(file: Path) -> dict[str, list]:
     """A COCO annotation file with its three lists. Raises UserError where it is not that."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{file}: cannot read the annotation file ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -22,9 +22,10 @@ from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, Layout, Split
 from mask_frozen_detr.data.images import SUFFIXES
 from mask_frozen_detr.data.picture_paths import PictureFinder
-from mask_frozen_detr.data.validation import Broken, whole
+from mask_frozen_detr.data.validation import Broken, are_finite, whole
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.machine.regular_files import check_regular
 
 FORMAT = "LabelMe"
 EXPECTED = ("a.json with 'shapes' beside a.jpg, in the folder itself or in train/ and val/",)
@@ -59,11 +60,12 @@ def _holds_labelme(folder: Path) -> bool:
 def _is_labelme(file: Path) -> bool:
     """By the keys at its beginning or, where a picture is embedded, at its end."""
     try:
+        check_regular(file)
         with open(file, "rb") as opened:
             head = opened.read(HEAD)
             opened.seek(max(0, file.stat().st_size - HEAD))
             ends = head + opened.read(HEAD)
-    except OSError:
+    except (OSError, UserError):
         return False
     return b'"shapes"' in ends and b'"imagePath"' in ends
 
@@ -194,7 +196,7 @@ def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
     points = shape.get("points")
     found = []
     for point in points if isinstance(points, list) else []:
-        if not isinstance(point, list) or len(point) != 2 or not all(type(value) in (int, float) for value in point):
+        if not isinstance(point, list) or len(point) != 2 or not are_finite(point):
             raise Broken(f"point is not two numbers x, y: {printable(repr(point), 40)}")
         found.append((point[0], point[1]))
     if not found:

@@ -11,9 +11,10 @@ from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
 from mask_frozen_detr.data.picture_paths import find_pictures
-from mask_frozen_detr.data.validation import Broken
+from mask_frozen_detr.data.validation import Broken, are_finite
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.machine.regular_files import check_regular
 
 FORMAT = "VIA"
 EXPECTED = ("train/via_region_data.json with the pictures beside it, or a json of the name via_….json",)
@@ -48,9 +49,10 @@ def _file_in(folder: Path) -> Path | None:
 def _is_via(file: Path) -> bool:
     """By the keys at its beginning: its COCO export, by its name alike, has others."""
     try:
+        check_regular(file)
         with open(file, "rb") as opened:
             head = opened.read(1 << 16)
-    except OSError:
+    except (OSError, UserError):
         return False
     return b'"_via_' in head or b'"regions"' in head
 
@@ -154,7 +156,6 @@ def _shape(shape: Any) -> dict[str, Any] | None:
 
 def _numbers(shape: dict[str, Any], *keys: str) -> list[float]:
     values = [shape.get(key) for key in keys]
-    found = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    if len(found) < len(values):
+    if not are_finite(values):
         raise Broken(f"{', '.join(keys)} are no finite numbers: {printable(repr(values), 60)}")
-    return found
+    return [float(value) for value in values if value is not None]

@@ -4,6 +4,7 @@ Also as CVAT ("Segmentation mask") and labelme's converter write it: without XML
 `labelmap.txt` or `class_names.txt`. Pixels of the border around VOC's objects, 255, belong to none.
 """
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -119,14 +120,20 @@ def _names(root: Path, listing: Path | None) -> list[str]:
 
 def read_objects(file: Path) -> list[Named]:
     """The objects of an XML file, none where it is not there. Raises UserError where it cannot be read."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # a name from a list may be too long for any file
         return []
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"found {file.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
         entries = ElementTree.parse(file).getroot().findall("object")
         return [Named((entry.findtext("name") or "").strip(), _box(entry.find("bndbox"))) for entry in entries]
-    except (ElementTree.ParseError, OSError, ValueError, RecursionError) as error:
+    except (
+        ElementTree.ParseError,
+        OSError,
+        ValueError,
+        LookupError,
+        RecursionError,
+    ) as error:  # LookupError: encodings
         raise UserError(reason(error)) from None
 
 
@@ -194,7 +201,7 @@ def _masks(
 
 def _first(root: Path, folders: tuple[str, ...], name: str) -> Path | None:
     files = (root / folder / f"{name}.png" for folder in folders)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def _touch(box: list[float], rle: dict) -> bool:

@@ -5,6 +5,8 @@ classes and places of the splits are in `data.yaml`; Label Studio writes `classe
 """
 
 import math
+import os
+import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +22,15 @@ from mask_frozen_detr.data.images import SUFFIXES, find_images
 from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.validation import Broken, whole
 from mask_frozen_detr.errors import UserError, printable, reason
+from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 
 FORMAT = "YOLO-seg"
 EXPECTED = (
     "data.yaml with 'names' and the folders of 'train' and 'val', images/…/a.jpg with labels/…/a.txt",
     "classes.txt with images/a.jpg and labels/a.txt (Label Studio)",
 )
-MOST_BYTES = 16_000_000  # of a settings file
+MOST_BYTES = 1_000_000  # of a settings file: YAML is read slowly, and thousands of names take a tenth of this
+MOST_TEXT = 100_000_000  # bytes of labels or of a list
 ROUNDED = 0.01  # by how much tools' rounding may lead out of the picture, in its sides
 NO_LABELS = "picture without a label file, taken as one without objects"
 TWICE = "object written twice, used once"
@@ -86,16 +90,16 @@ def _read_config(file: Path) -> Config:
     names = _names(content.get("names"), file)
     count = content.get("nc")
     if isinstance(content.get("names"), list) and count is not None and whole(count) != len(names):
-        raise UserError(f"{file}: 'nc' is {printable(repr(count), 40)}, but 'names' has {len(names)} names")
+        raise UserError(f"{file}: 'nc' is {_shown(count)}, but 'names' has {len(names)} names")
     root = content.get("path")
     if root is not None and not isinstance(root, str):
-        raise UserError(f"{file}: 'path' is {printable(repr(root), 40)}, expected a folder")
+        raise UserError(f"{file}: 'path' is {_shown(root)}, expected a folder")
     places: dict[str, list[str]] = {}
     for word, split in SPLIT_WORDS.items():
         value = content.get(word)
         values = value if isinstance(value, list) else [value] if value else []
         if not all(isinstance(one, str) and one for one in values):
-            raise UserError(f"{file}: '{word}' is {printable(repr(value), 60)}, expected a folder or a list of them")
+            raise UserError(f"{file}: '{word}' is {_shown(value)}, expected a folder or a list of them")
         if values:
             places.setdefault(split, values)
     if not places:
@@ -105,6 +109,7 @@ def _read_config(file: Path) -> Config:
 
 def _load_yaml(file: Path) -> Any:
     try:
+        check_regular(file)
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file}: found {file.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
         return yaml.safe_load(_read_text(file))
@@ -116,19 +121,24 @@ def _load_yaml(file: Path) -> Any:
         raise UserError(f"{file}: is not YAML that can be read ({reason(error)})") from None
 
 
+def _shown(value: Any) -> str:
+    """A value for a message. In YAML a few lines can stand for more than memory holds, so it is never written out."""
+    return printable(reprlib.repr(value), 60)
+
+
 def _names(names: Any, file: Path) -> dict[int, str]:
     """Class ids to names; ids may have gaps."""
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
-        raise UserError(f"{file}: 'names' is {printable(repr(names), 60)}, expected the names of the classes")
+        raise UserError(f"{file}: 'names' is {_shown(names)}, expected the names of the classes")
     found: dict[int, str] = {}
     for key, name in names.items():
         number = whole(key)
         if number is None or number < 0 or isinstance(key, bool):
-            raise UserError(f"{file}: 'names' has the key {printable(repr(key), 40)}, expected class numbers from 0")
+            raise UserError(f"{file}: 'names' has the key {_shown(key)}, expected class numbers from 0")
         if not isinstance(name, str | int | float):
-            raise UserError(f"{file}: class {number} is called {printable(repr(name), 40)}, expected a name")
+            raise UserError(f"{file}: class {number} is called {_shown(name)}, expected a name")
         if number in found:
             raise UserError(f"{file}: class {number} has two names, {found[number]!r} and {name!r}")
         found[number] = str(name)
@@ -159,14 +169,14 @@ def _place(config: Config, value: str) -> Path | None:
     """
     value = value.replace("\\", "/")
     for root in (config.root, config.file.parent):
-        if (root / value).exists():
+        if os.path.exists(root / value):  # a value may be too long for any name
             return root / value
     parts = [part for part in value.split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         rest = parts[start:]
         if any(part.lower().startswith(word) for part in rest for word in SPLIT_WORDS):
             for root in (config.root, config.file.parent):
-                if root.joinpath(*rest).exists():
+                if os.path.exists(root.joinpath(*rest)):
                     return root.joinpath(*rest)
     return None
 
@@ -299,7 +309,7 @@ def parse_line(line: str, names: dict[int, str], size: tuple[int, int]) -> tuple
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_regular(file, MOST_TEXT).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
