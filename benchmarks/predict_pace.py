@@ -121,7 +121,10 @@ def main() -> None:
     if options.json is not None:
         settings = {key: getattr(options, key) for key in ("limit", "batch", "threads", "workers", "score_threshold")}
         result = {
-            "run": describe_run(torch.device("cpu"), options.threads),
+            "run": {
+                **describe_run(torch.device("cpu"), options.threads),
+                "command": "python -m benchmarks.predict_pace",
+            },
             "settings": settings,
             "pictures": len(paths),
             "seconds, models alone": [round(one, 2) for one in alone],

@@ -95,8 +95,11 @@ def main() -> None:
     for work, share in shares.items():
         print(f"{work} masks: {share:.2f} of the detector's time")
     if options.json is not None:
+        command = (
+            f"python -m benchmarks.preset_latency {Path(options.detector).name} --presets {' '.join(options.presets)}"
+        )
         result = {
-            "run": describe_run(torch.device("cpu"), 1),
+            "run": {**describe_run(torch.device("cpu"), 1), "command": f"{command} --rounds {options.rounds}"},
             "detector": Path(options.detector).name,
             "picture": list(size),
             "milliseconds of the detector": round(alone, 1),

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from mask_frozen_detr import MaskNetworkConfig, TrainConfig, UserError
-from mask_frozen_detr.training.presets import PresetName, choose_preset, preset
+from mask_frozen_detr.training.presets import PresetName, choose_preset, preset, preset_remark
 
 
 def test_paper_is_the_papers():
@@ -35,3 +35,20 @@ def test_the_choice_follows_cost_and_images(gmacs, images, expected):
 def test_what_makes_no_sense_is_refused(name, images):
     with pytest.raises(UserError, match="found"):
         preset(name, images)
+
+
+@pytest.mark.parametrize(
+    ("name", "gmacs", "images", "expected"),
+    [
+        ("light", 1, 300, ""),
+        ("light", 280, 300, "balanced costs little more"),
+        ("best", 1, 300, "light keeps its pace"),
+        ("best", 280, 300, ""),
+        ("paper", 280, 300, "300 images are few"),
+        ("paper", 280, 10**5, ""),
+    ],
+)
+def test_a_preset_made_for_others_is_remarked_on(name, gmacs, images, expected):
+    remark = preset_remark(name, gmacs, images)
+    assert expected in remark
+    assert bool(expected) == bool(remark)

@@ -13,7 +13,7 @@ from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.training.config import TrainConfig
-from mask_frozen_detr.training.presets import PresetName, choose_preset, preset
+from mask_frozen_detr.training.presets import PresetName, choose_preset, preset, preset_remark
 
 if TYPE_CHECKING:
     from mask_frozen_detr.detectors.base import FrozenDetector
@@ -152,9 +152,14 @@ class Train:
             network, training = read_options(self.output)
             said = "options: those that the run was started with"
         else:
-            name, why = (self.preset, "") if self.preset else choose_preset(detector_gmacs(detector), images)
+            cost = detector_gmacs(detector)
+            if self.preset is None:
+                name, why = choose_preset(cost, images)
+                said = f"preset {name}: {why}; another one by --preset"
+            else:
+                name, remark = self.preset, preset_remark(self.preset, cost, images)
+                said = f"preset {name}, as asked: {remark}" if remark else f"preset {name}"
             network, training = preset(name, images)
-            said = f"preset {name}: {why}; another one by --preset" if why else f"preset {name}"
         if processes().is_main_process:
             print(f"{said}; any option overrides its part", file=sys.stderr)
         return self.parse_again(Train(output=tyro.MISSING, network=network, training=training))

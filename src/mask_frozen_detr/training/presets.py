@@ -36,7 +36,12 @@ _FEW_IMAGES = TrainConfig(
     loss=LossConfig(sampled_points=False, bce_weight=2.0),
 )
 _CONVNEXT = MaskNetworkConfig(
-    image_encoder="convnext", image_layers=1, box_encoder="convnext", roi_size=16, mask_scoring=False
+    image_encoder="convnext",
+    image_layers=1,
+    box_encoder="convnext",
+    box_activation="relu",
+    roi_size=16,
+    mask_scoring=False,
 )
 
 PRESETS: dict[PresetName, Preset] = {
@@ -71,3 +76,15 @@ def choose_preset(detector_gmacs: float, images: int) -> tuple[PresetName, str]:
     if images < MANY_IMAGES:
         return "balanced", f"{cost}, and {images} images are few for the paper's network"
     return "paper", f"{cost}, and {images} images are enough for the paper's network"
+
+
+def preset_remark(name: PresetName, detector_gmacs: float, images: int) -> str:
+    """What to know of a preset that was made for other detectors or data than these; "" where it suits."""
+    cost = f"this detector takes {detector_gmacs:.3g} GMACs an image"
+    if name == "paper" and images < MANY_IMAGES:
+        return f"{images} images are few for the paper's network and rate, best and balanced are made for them"
+    if name == "light" and detector_gmacs >= HEAVY:
+        return f"{cost}, beside which balanced costs little more for better masks"
+    if name != "light" and detector_gmacs < HEAVY:
+        return f"{cost}, and a hundred masks several times that; light keeps its pace"
+    return ""
