@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exported_models import assert_same, picture
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, OnnxModel, UserError
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.data.preparation import fit_edges, resize_plainly
+from mask_frozen_detr.data.preparation import Preparation, fit_edges, resize_plainly
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
 from mask_frozen_detr.export.folder import export_model
+from mask_frozen_detr.export.precision import halve, quantise
 from mask_frozen_detr.export.preprocessing import portable
+from mask_frozen_detr.export.tensorrt import unsupported
 from mask_frozen_detr.machine.checksums import hash_file
-from mask_frozen_detr.results.instances import Instances
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -37,9 +39,10 @@ def model(squashing, tiny_network) -> MaskFrozenDetr:
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "model"
-    found = export_model(model, folder, max_detections=30)
+    found = export_model(model, folder, max_detections=30, pasted=True)
     assert found.input.batch is None
     assert max(found.differences.values()) < 5e-4
+    assert not found.strangers, "TensorRT takes them all"
     return folder
 
 
@@ -48,29 +51,25 @@ def copy(exported, tmp_path) -> Path:
     return shutil.copytree(exported, tmp_path / "copy")
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height)))
-
-
-def assert_same(ours: Instances, theirs: Instances) -> None:
-    """As found by torch, up to rounding: a pixel at the very threshold may fall on either side."""
-    assert ours.names == theirs.names
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
-    np.testing.assert_allclose(ours.class_scores, theirs.class_scores, atol=1e-4)
-    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.02)
-    assert (ours.masks != theirs.masks).mean() < 1e-3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 def test_it_finds_what_torch_finds(threshold, model, exported):
-    pictures = [picture(120, 160), picture(200, 96, seed=1)]
-    ours = OnnxModel(exported).predict(pictures, threshold, max_detections=30)
-    theirs = model.predict(pictures, threshold, max_detections=30)
+    pictures = [Image.fromarray(picture(120, 160)), Image.fromarray(picture(200, 96, seed=1))]
+    pixels = [model.preprocessing(one) for one in pictures]  # of both: resizing rounds, and random networks amplify it
+    sizes = [(one.height, one.width) for one in pictures]
+    ours = OnnxModel(exported).segment([one.numpy() for one in pixels], sizes, 30, threshold)
+    theirs = model.segment(pixels, sizes, 30, threshold)
     assert sum(map(len, theirs)) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.slow
+def test_from_a_photo_it_finds_about_what_torch_finds(model, exported):
+    photo = picture(120, 160)
+    ours, theirs = (one.predict(photo, 0.0, max_detections=30) for one in (OnnxModel(exported), model))
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=0.02)
+    assert (ours.masks.any(0) != theirs.masks.any(0)).mean() < 0.05
 
 
 @pytest.mark.slow
@@ -101,9 +100,30 @@ def test_any_runtime_needs_the_image_alone_and_finds_what_it_is(exported):
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"images": np.zeros((1, 3, 96, 96), np.float32)}), strict=True))
     assert found["masks"].shape == (1, 30, 8, 8)
+    place = str(Path(torch.__file__).parent)
+    assert place.encode() not in (exported / "model.onnx").read_bytes(), "nothing of the machine that exported"
     described = json.loads(session.get_modelmeta().custom_metadata_map["mask_frozen_detr"])
     assert described["class_names"] == ["disc", "ring", "star"]
     assert described["preprocessing"]["size"] == [96, 96]
+
+
+@pytest.mark.slow
+def test_the_graph_pastes_masks_as_the_runtime_does(exported):
+    """Of a picture of the input's own size, so that both see the same pixels."""
+    runs = OnnxModel(exported)
+    prepared = runs.prepare(picture(96, 96))
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    size = np.array([96, 96])
+    found = dict(zip(names, session.run(None, {"images": prepared.pixels[None], "picture": size}), strict=True))
+    assert found["pixels"].shape == (1, 30, 96, 96)
+    theirs = runs.predict_prepared([prepared], 0.0, 30)[0]
+    wanted = {
+        (round(float(one), 6), name): mask
+        for one, name, mask in zip(theirs.class_scores, theirs.labels, theirs.masks, strict=True)
+    }
+    for score, label, mask in zip(found["class_scores"][0], found["labels"][0], found["pixels"][0], strict=True):
+        assert (mask != wanted[(round(float(score), 6), label)]).mean() < 1e-3
 
 
 @pytest.mark.slow
@@ -218,9 +238,20 @@ def test_foreign_files_stay(model, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_models_that_cannot_be_exported_say_so_first(padding, squashing, tiny_network, tmp_path):
-    with pytest.raises(UserError, match="takes pictures of any size"):
-        export_model(MaskFrozenDetr.build(padding, tiny_network), tmp_path / "a")
+def test_models_that_cannot_be_exported_say_so_first(padding, squashing, tiny_network, tmp_path, monkeypatch):
+    any_size = MaskFrozenDetr.build(padding, tiny_network)
+    with pytest.raises(UserError, match="size: found 0 99, expected the height and width"):
+        export_model(any_size, tmp_path / "a", size=(0, 99))
+    with pytest.raises(UserError, match=r"size: found .*takes 96 96 alone"):
+        export_model(MaskFrozenDetr.build(squashing, tiny_network), tmp_path / "a", size=(64, 96))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(padding), "knows_padding", False)
+        with pytest.raises(UserError, match="takes pictures of any size, and knows no padding"):
+            export_model(any_size, tmp_path / "a")
+    with pytest.raises(UserError, match="calibrate: found nothing, expected a folder of your pictures"):
+        export_model(any_size, tmp_path / "a", precision="int8")
+    with pytest.raises(UserError, match=r"calibrate: found a\.png with precision fp16; int8 alone needs it"):
+        export_model(any_size, tmp_path / "a", precision="fp16", pictures=["a.png"])
     whole = MaskNetworkConfig(
         image_layers=1, box_encoder="none", box_layers=0, query_ffn=False, query_b2o=False, roi_align=False,
         mask_scoring=False,
@@ -252,3 +283,59 @@ def test_resizing_without_antialiasing_is_that_of_torch(mode, size):
     wanted = F.interpolate(values, size=size, mode=mode).round().clamp(0, 255)[0].permute(1, 2, 0).numpy()
     found = resize_plainly(pixels, size[0], size[1], cubic=mode == "bicubic")
     assert np.abs(found - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("picture_size", "wanted"),
+    [
+        ((480, 640), (800, 1066)),  # as the detector has it
+        ((375, 1242), (402, 1331)),
+        ((640, 480), (800, 600)),  # would be 1066 high: both sides become smaller alike
+        ((2000, 100), (800, 40)),
+    ],
+)
+def test_pictures_fit_the_canvas(picture_size, wanted):
+    prepare = Preparation("edges rounded", (800, 1333), 2, True, 1.0, (0.0,) * 3, (1.0,) * 3, canvas=(800, 1333))
+    assert prepare.size_of(*picture_size) == wanted
+
+
+# --- TensorRT ---
+
+
+def test_operators_that_tensorrt_does_not_list(tmp_path):
+    make = onnx.helper.make_node
+    inner = onnx.helper.make_graph([make("Unique", ["x"], ["y"])], "inner", [], [])
+    nodes = [
+        make("Conv", ["a", "b"], ["c"]),
+        make("SequenceAt", ["c", "d"], ["e"]),
+        make("SequenceAt", ["c", "d"], ["f"]),
+        make("If", ["g"], ["h"], then_branch=inner, else_branch=inner),
+        make("Conv", ["a", "b"], ["i"], domain="mine"),
+    ]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "odd", [], [])), tmp_path / "odd.onnx")
+    assert sorted(unsupported(tmp_path / "odd.onnx")) == ["SequenceAt (2 ×)", "Unique (2 ×)", "mine.Conv (1 ×)"]
+
+
+# --- fewer bits ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp16", 1e-5, 0.02), ("int8", 1e-4, 0.2)])
+def test_fewer_bits_find_about_the_same(precision, least, most, exported, copy, tmp_path):
+    feeds = [
+        {
+            "images": OnnxModel(exported).prepare(picture(96, 96, seed)).pixels[None],
+            "score_threshold": np.array(0, np.float32),
+        }
+        for seed in range(4)
+    ]
+    if precision == "fp16":
+        halve(copy / "model.onnx")
+    else:
+        quantise(copy / "model.onnx", feeds)
+    edit(copy, precision=precision, checksums={"model.onnx": hash_file(copy / "model.onnx")})
+    kinds = {node.op_type for node in onnx.load(copy / "model.onnx").graph.node}
+    assert ("QuantizeLinear" in kinds) == (precision == "int8")
+    ours, theirs = OnnxModel(copy).run(feeds[0]["images"]), OnnxModel(exported).run(feeds[0]["images"])
+    away = np.abs(ours.class_scores - theirs.class_scores).max()
+    assert least < away < most

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.preparation import Preparation
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import read_evaluation
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.files import write_json_atomic
@@ -31,29 +32,47 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("handmade")
+    return handmade(tmp_path_factory.mktemp("handmade"), padded=False)
+
+
+def handmade(place: Path, padded: bool) -> Path:
+    """A graph of 8 × 8 pixels. padded: it takes smaller pictures, and its class scores tell their height and width."""
     kinds = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
+    make = onnx.helper.make_node
     nodes = [
-        onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value))
+        make("Constant", [], [name], value=onnx.numpy_helper.from_array(value))
         for name, value in ANSWERS.items()
+        if not (padded and name == "class_scores")
     ]
     inputs = [
         onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["B", 3, 8, 8]),
         onnx.helper.make_tensor_value_info("score_threshold", onnx.TensorProto.FLOAT, []),
     ]
+    if padded:
+        inputs.append(onnx.helper.make_tensor_value_info("sizes", onnx.TensorProto.INT64, ["B", 2]))
+        percent = onnx.numpy_helper.from_array(np.array(0.01, np.float32))
+        nodes += [
+            make("Cast", ["sizes"], ["whole"], to=onnx.TensorProto.FLOAT),
+            make("ReduceMax", ["whole"], ["longest"], keepdims=1),
+            make("Concat", ["whole", "longest"], ["three"], axis=1),
+            make("Constant", [], ["percent"], value=percent),
+            make("Mul", ["three", "percent"], ["class_scores"]),
+        ]
     outputs = [onnx.helper.make_tensor_value_info(name, kinds[v.dtype], v.shape) for name, v in ANSWERS.items()]
     graph = onnx.helper.make_graph(nodes, "handmade", inputs, outputs)
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), place / "model.onnx")
+    zeros, ones = (0.0,) * 3, (1.0,) * 3
+    squash = Preparation("squash", (8, 8), 2, True, 1 / 255, zeros, ones)
     described = ExportedModel(
         version="0",
         opset=18,
-        input=InputSize(None, 8, 8),
+        input=InputSize(None, 8, 8, padded),
         detections=3,
         mask_side=4,
         mask_threshold=0.5,
         mask_scoring=True,
-        preprocessing=Preparation("squash", (8, 8), 2, True, 1 / 255, (0.0,) * 3, (1.0,) * 3),
+        preprocessing=Preparation("edges", (6, 12), 2, True, 1 / 255, zeros, ones, (8, 8)) if padded else squash,
         class_names=["cat", "dog"],
         classes=None,
         max_detections=3,
@@ -62,6 +81,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_json_atomic(place / "model.json", described.as_json())
     return place
+
+
+def test_a_graph_of_padded_pictures_is_told_their_sizes(tmp_path):
+    model = OnnxModel(handmade(tmp_path, padded=True))
+    found = model.predict(np.zeros((24, 48, 3), np.uint8), 0.0)
+    np.testing.assert_allclose(found.class_scores, [0.04, 0.08, 0.08])  # 6 × 12 would not fit 8 × 8
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 24, 12])
+    assert model.prepare(np.zeros((7, 7, 3), np.uint8)).pixels.shape == (3, 6, 6)
+    with pytest.raises(UserError, match="found 9 rows, but this graph takes 8"):
+        model.run([np.zeros((3, 9, 8), np.float32)])
 
 
 def test_masks_lie_in_their_boxes(folder):

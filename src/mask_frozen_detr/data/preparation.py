@@ -21,6 +21,7 @@ class Preparation:
     resample: Pillow's number of the filter: 0 nearest, 2 bilinear, 3 bicubic.
     antialias: widen the filter where the picture is made smaller, as Pillow does; False reads the 2 or 4 next pixels.
     scale: of pixel values, then `mean` is subtracted and the rest divided by `std`.
+    canvas: (height, width) that a picture must fit into, made smaller than `size` says where it would not; None: any.
     """
 
     fit: Fit
@@ -30,6 +31,7 @@ class Preparation:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    canvas: tuple[int, int] | None = None
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """RGB picture → (3, h, w) float32."""
@@ -47,7 +49,11 @@ class Preparation:
         """(h, w) that a picture is resized to."""
         if self.fit == "squash":
             return self.size
-        return fit_edges(height, width, *self.size, rounded=self.fit == "edges rounded")
+        h, w = fit_edges(height, width, *self.size, rounded=self.fit == "edges rounded")
+        if self.canvas is None:
+            return h, w
+        smaller = min(1.0, self.canvas[0] / h, self.canvas[1] / w)
+        return max(1, round(h * smaller)), max(1, round(w * smaller))
 
 
 def fit_edges(height: int, width: int, shortest: int, longest: int, rounded: bool = True) -> tuple[int, int]:

@@ -134,6 +134,11 @@ class FrozenDetector(nn.Module, ABC):
             return replace(self.detect(images, pixel_mask, targets), pixels=pixel_values)
 
     @property
+    def knows_padding(self) -> bool:
+        """Whether `detect` takes images of different sizes in one batch, by its mask; else it goes one by one."""
+        return True
+
+    @property
     def transformer_parts(self) -> tuple[str, ...]:
         """Paths in the model of the transformer's encoder and decoder, for `unfreeze`; none where it has none."""
         return ()

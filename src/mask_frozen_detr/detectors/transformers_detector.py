@@ -30,11 +30,15 @@ from mask_frozen_detr.ops.padding import extents
 DEFAULT_ENCODER_LAYER = 4  # Table 15
 
 
+class Taken(dict[str, Any]):
+    """What hooks keep during one forward pass. No plain dict: torch.export would put a copy into its place."""
+
+
 @dataclass
 class Tap:
     """A hook that keeps a module's output. Copied or pickled with its detector, it fills the copy's own `taken`."""
 
-    taken: dict[str, Any]
+    taken: Taken
     name: str
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -60,7 +64,7 @@ class TransformersDetector(FrozenDetector):
         super().__init__(model, info)
         share_attention(model)
         self.family, self.prompt = family, prompt
-        self._taken: dict[str, Any] = {}
+        self._taken = Taken()
         self._levels = 0
         self.encoder_layer: int | None = None  # the one that was chosen, where there are several
         stem = family.stems.get(backbone_type(model.config), "")
@@ -155,6 +159,10 @@ class TransformersDetector(FrozenDetector):
         self.info.preprocessing.processor.save_pretrained(folder)
         if self.prompt is not None:
             self.prompt.tokenizer.save_pretrained(folder)
+
+    @property
+    def knows_padding(self) -> bool:
+        return self.family.takes_mask
 
     @property
     def transformer_parts(self) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
     """A value from JSON as the type that `hint` says, tuples from lists. Raises ValueError where it is another."""
     if not _fits(value, hint):
         raise ValueError(f"{where}: found {value!r:.60}, expected {_named(hint)}")
-    return tuple(value) if isinstance(value, list) and get_origin(hint) is tuple else value
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(value) if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -26,4 +26,13 @@ class ConvNeXtLayer(nn.Module):
         """valid: (B, 1, h, w), False at padding, which is kept zero as at an image's own border."""
         if maps.device.type == "cpu":  # its depth-wise convolution learns in half the time, and nothing is permuted
             maps = maps.contiguous(memory_format=torch.channels_last)
-        return self.block(maps) if valid is None else self.block(maps * valid) * valid
+        return self._block(maps) if valid is None else self._block(maps * valid) * valid
+
+    def _block(self, maps: Tensor) -> Tensor:
+        """`CNBlock.forward` with its cells as one list: exported, a product and its bias are then one operator."""
+        convolution, _, *perceptron, _ = self.block.block
+        cells = convolution(maps).permute(0, 2, 3, 1)  # (B, h, w, C)
+        shape, cells = cells.shape, cells.flatten(0, 2)
+        for layer in perceptron:
+            cells = layer(cells)
+        return maps + self.block.layer_scale * cells.view(shape).permute(0, 3, 1, 2)

@@ -26,8 +26,11 @@ class Padding:
 
     @classmethod
     def of(cls, pixel_mask: Tensor, device: torch.device) -> "Padding":
-        """From (B, H, W) pixel masks, 1 = image. They best lie on the host, for they are looked at."""
-        padded = bool((pixel_mask == 0).any())
+        """From (B, H, W) pixel masks, 1 = image. They best lie on the host, for they are looked at.
+
+        What is exported cannot be looked at: there the mask is data, whatever it says.
+        """
+        padded = torch.compiler.is_exporting() or bool((pixel_mask == 0).any())
         return cls(send(extents(pixel_mask), device), send(pixel_mask, device) if padded else None)
 
     @classmethod

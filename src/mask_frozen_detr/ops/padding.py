@@ -14,7 +14,7 @@ def repeat_edges(maps: Tensor, valid: Tensor) -> Tensor:
     h, w = maps.shape[2:]
     rows = torch.arange(h, device=maps.device).minimum(valid[:, :, 0].sum(1, keepdim=True) - 1)  # (B, h)
     columns = torch.arange(w, device=maps.device).minimum(valid[:, 0].sum(1, keepdim=True) - 1)  # (B, w)
-    images = torch.arange(len(maps), device=maps.device)[:, None, None]
+    images = torch.arange(maps.shape[0], device=maps.device)[:, None, None]
     return maps.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 

@@ -9,6 +9,7 @@ from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_file
+from mask_frozen_detr.machine.config import ExportPrecision
 from mask_frozen_detr.machine.json_files import read_json_object
 from mask_frozen_detr.machine.json_records import read_record, read_value
 
@@ -19,11 +20,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class InputSize:
-    """What of (batch, 3, height, width) a graph has fixed; None: any."""
+    """What of (batch, 3, height, width) a graph has fixed; None: any number of pictures.
+
+    padded: pictures may be smaller, at the top left, and the graph is told how large each of them is.
+    """
 
     batch: int | None
-    height: int | None
-    width: int | None
+    height: int
+    width: int
+    padded: bool = False
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why pixels of this shape do not fit, None where they do."""
@@ -58,6 +63,7 @@ class ExportedModel:
     checksums: dict[str, str]
     held_out: HeldOut | None = None
     supervision: str = ""
+    precision: ExportPrecision = "fp32"
 
     def as_json(self) -> dict[str, Any]:
         """What model.json holds; without the checksums, what the graph's own metadata hold."""
@@ -100,6 +106,7 @@ def read_description(folder: Path) -> ExportedModel:
             checksums=read_value(values["checksums"], dict[str, str], "checksums"),
             held_out=None if held_out is None else read_record(HeldOut, held_out, "held_out"),
             supervision=read_value(values.get("supervision", ""), str, "supervision"),
+            precision=read_value(values.get("precision", "fp32"), ExportPrecision, "precision"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged ({printable(f'{type(error).__name__}: {error}')}); export anew") from error
@@ -125,6 +132,8 @@ def _checked(preparation: Preparation) -> Preparation:
     """Raises ValueError for numbers that no pre-processing has."""
     if preparation.resample not in (0, 2, 3) or len(preparation.size) != 2 or min(preparation.size) < 1:
         raise ValueError(f"preprocessing: found filter {preparation.resample} and size {preparation.size}")
+    if preparation.canvas is not None and (len(preparation.canvas) != 2 or min(preparation.canvas) < 1):
+        raise ValueError(f"preprocessing: found the canvas {preparation.canvas}, expected height and width")
     if len(preparation.mean) != 3 or len(preparation.std) != 3 or 0 in preparation.std:
         raise ValueError("preprocessing: mean and std: expected three numbers each, those of std not 0")
     return preparation

@@ -4,7 +4,7 @@ Letters: B images, h × w pixels of prepared pictures, N detections of the graph
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.config import Runtime
 from mask_frozen_detr.results.assemble import assemble, check_thresholds
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.runtime.description import DESCRIPTION_FILE, GRAPH_FILE, read_description
+from mask_frozen_detr.runtime.description import DESCRIPTION_FILE, GRAPH_FILE, InputSize, read_description
 from mask_frozen_detr.runtime.sessions import open_session
 
-IMAGES, THRESHOLD = "images", "score_threshold"
+IMAGES, THRESHOLD, SIZES, PICTURE = "images", "score_threshold", "sizes", "picture"
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,21 @@ class OnnxModel:
         """All of the model that decides what is found in a picture."""
         return {"exported": self.description.checksums, "runtime": self.runtime, "class_names": self.class_names}
 
-    def run(self, pixels: np.ndarray, score_threshold: float = 0.0) -> Outputs:
-        """The graph on (B, 3, h, w) prepared pictures. Raises UserError for a shape that it does not take.
+    def run(self, prepared: Sequence[np.ndarray] | np.ndarray, score_threshold: float = 0.0) -> Outputs:
+        """The graph on prepared pictures, (3, h, w) each, or on their batch. Raises UserError for a shape that it does
+        not take.
 
         score_threshold: no masks are made where the class score is not above it.
         """
-        fault = self.description.input.misfit(pixels.shape)
+        inputs = feed(self.description.input, prepared, score_threshold)
+        fault = self.description.input.misfit(inputs[IMAGES].shape)
         if fault is not None:
             raise UserError(
                 f"{self.folder / GRAPH_FILE}: {fault}; prepare pictures with `OnnxModel.prepare`, which makes them of "
-                "the size that the detector was trained on"
+                "a size that the graph takes"
             )
-        return Outputs(**self._session({IMAGES: pixels, THRESHOLD: np.array(score_threshold, np.float32)}))
+        found = self._session(inputs)
+        return Outputs(**{entry.name: found[entry.name] for entry in fields(Outputs)})
 
     def segment(
         self,
@@ -185,14 +188,17 @@ class OnnxModel:
     ) -> list[Instances]:
         """Instances of prepared pictures, in pixels of the originals; sizes: their (height, width).
 
-        Pictures go one by one where they differ in size. Detections whose class score is not above `score_threshold`
-        are left out; the final score is left to the caller to threshold.
+        Pictures go one by one where the graph takes no more, or where they differ in size and it knows no padding.
+        Detections whose class score is not above `score_threshold` are left out; the final score is left to the caller
+        to threshold.
         """
         self.check(score_threshold, max_detections)
-        alike = len({one.shape for one in prepared}) == 1 and self.description.input.batch is None
-        batches = [np.stack(prepared)] if alike else [one[None] for one in prepared]
+        taken = self.description.input
+        together = taken.batch is None and (taken.padded or len({one.shape for one in prepared}) == 1)
+        step = len(prepared) if together else 1
         found: list[Instances] = []
-        for batch in batches:
+        for start in range(0, len(prepared), step):
+            batch = prepared[start : start + step]
             outputs = self.run(batch, score_threshold)
             for b in range(len(batch)):
                 size = sizes[len(found)]
@@ -218,3 +224,21 @@ class OnnxModel:
             class_names=self.class_names,
             keep_probabilities=keep,
         )
+
+
+def feed(
+    taken: InputSize, prepared: Sequence[np.ndarray] | np.ndarray, score_threshold: float
+) -> dict[str, np.ndarray]:
+    """What a graph takes for prepared pictures, (3, h, w) each; those of a graph that takes padded ones are padded."""
+    inputs = {THRESHOLD: np.array(score_threshold, np.float32)}
+    if not taken.padded:
+        return {IMAGES: np.stack(list(prepared)), **inputs}
+    sizes = np.array([one.shape[1:] for one in prepared], np.int64)
+    padded = [_pad(one, taken.height, taken.width) for one in prepared]
+    return {IMAGES: np.stack(padded), SIZES: sizes, **inputs}
+
+
+def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(3, h, w) at the top left of (3, height, width) zeros, or as it is where it is larger: that is refused later."""
+    h, w = pixels.shape[1:]
+    return np.pad(pixels, ((0, 0), (0, max(0, height - h)), (0, max(0, width - w))))

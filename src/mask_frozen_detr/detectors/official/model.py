@@ -130,7 +130,7 @@ class OfficialDetr(nn.Module):
             encoding = transformer.pos_trans(encoding.to(transformer.pos_trans.weight.dtype))
             position, content = transformer.pos_trans_norm(encoding).chunk(2, -1)
         if self.content is not None:
-            content = self.content.weight[: self.config.num_queries].expand(len(start), -1, -1)
+            content = self.content.weight[: self.config.num_queries].expand(start.shape[0], -1, -1)
         return content, position
 
     def detection_loss(self, outputs: OfficialOutput, targets: list[dict]) -> tuple[Tensor, dict[str, Tensor]]:

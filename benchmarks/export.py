@@ -1,0 +1,166 @@
+"""Exported models beside torch: milliseconds a picture, with masks and of the detector alone, all in turn in one run.
+
+    python -m benchmarks.export DETECTOR --networks light balanced --graphs runs/graphs --output runs/export-femto.json
+    python -m benchmarks.export h-detr --networks light --graphs runs/h --output runs/export-h-detr.json
+
+DETECTOR is a folder or a name on the hub, or "h-detr": H-Deformable-DETR ResNet-50 with random weights. Mask networks
+have random weights, on which time does not depend; each query stands for its best class, so that so many detections are
+so many masks. OUTPUT gets the figures, and OUTPUT with .md a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from tyro.conf import Positional
+
+from benchmarks.contestants import ONE_TO_MANY
+from benchmarks.measure import Timing, interleaved
+from benchmarks.report import describe_run
+from mask_frozen_detr.detectors import FrozenDetector, load_detector
+from mask_frozen_detr.detectors.base import DetectorInfo, ScoreRule
+from mask_frozen_detr.detectors.identity import Identity
+from mask_frozen_detr.detectors.official import BackboneConfig, OfficialDetector, OfficialDetr
+from mask_frozen_detr.detectors.official.config import deformable_detr
+from mask_frozen_detr.detectors.preprocessing import ShortestEdge
+from mask_frozen_detr.export.checks import with_canvas
+from mask_frozen_detr.export.graph import OUTPUTS, MaskGraph, mask_of
+from mask_frozen_detr.export.preprocessing import portable
+from mask_frozen_detr.export.tracing import Example, quiet, trace
+from mask_frozen_detr.machine.files import write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.memory import keep_freed_memory
+from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.results.inference import best_pairs
+from mask_frozen_detr.runtime.sessions import open_session
+from mask_frozen_detr.training.presets import PRESETS, PresetName
+
+OPSET = 20
+RUNTIMES = ("onnxruntime", "openvino")
+QUERIES = 300  # of H-Deformable-DETR at inference
+
+
+@dataclass
+class Options:
+    """Time exported models beside torch."""
+
+    detector: Positional[str]
+    output: Path
+    graphs: Path  # of these networks at this size; those that are there are taken as they are
+    networks: tuple[PresetName, ...] = ("light", "balanced")
+    masks: int = 100
+    threads: tuple[int, ...] = (1, 2)
+    size: tuple[int, int] | None = None
+    rounds: int = 5
+
+
+class DetectorGraph(nn.Module):
+    """The detector alone, to the boxes, scores and classes that `MaskGraph` starts from."""
+
+    def __init__(self, detector: FrozenDetector, detections: int):
+        super().__init__()
+        self.detector, self.detections = detector, detections
+
+    def forward(self, images: Tensor, score_threshold: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        pixel_mask = None if sizes is None else mask_of(sizes, images.shape[2], images.shape[3])
+        found = self.detector(images, pixel_mask)
+        scores, queries, labels = best_pairs(found.logits, self.detector.info.score_rule, self.detections)
+        return found.boxes.gather(1, queries[:, :, None].expand(-1, -1, 4)), scores + 0 * score_threshold, labels
+
+
+def one_class_a_query(name: str) -> FrozenDetector:
+    rule = ScoreRule("sigmoid", best_only=True)
+    if name != "h-detr":
+        detector = load_detector(name)
+        detector.info = replace(detector.info, score_rule=rule)
+        return detector
+    torch.manual_seed(0)
+    config = deformable_detr(
+        BackboneConfig("resnet", (3, 4, 6, 3)), num_queries=QUERIES, content_rows=QUERIES + ONE_TO_MANY
+    )
+    info = DetectorInfo(
+        identity=Identity("random", None, "", "h-deformable-detr", 4),
+        class_names=[""] * config.num_classes,
+        preprocessing=ShortestEdge(),
+        score_rule=rule,
+    )
+    return OfficialDetector(OfficialDetr(config), info)
+
+
+def exported(graph: nn.Module, outputs: Sequence[str], example: Example, place: Path) -> Path:
+    if place.exists():
+        return place
+    with torch.no_grad(), quiet():
+        program, _ = trace(graph, example, OPSET, "benchmark", outputs)
+    place.write_bytes(program.model_proto.SerializeToString())
+    return place
+
+
+def works(graphs: dict[str, tuple[nn.Module, Path]], example: Example, threads: int) -> dict[str, Any]:
+    """One picture through each graph in each runtime."""
+    inputs = example.some(1)
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    made: dict[str, Any] = {}
+    for name, (graph, file) in graphs.items():
+        made[f"{name}, torch"] = lambda graph=graph: graph(**inputs)
+        for runtime in RUNTIMES:
+            session = open_session(file, OPSET, runtime, threads)  # type: ignore[arg-type]
+            made[f"{name}, {runtime}"] = lambda session=session: session(arrays)
+    return made
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = ["| | threads | torch, ms | ONNX Runtime | OpenVINO |", "| --- | --- | --- | --- | --- |"]
+    for row in result["rows"]:
+        cells = (row["ms"][runtime] for runtime in ("torch", *RUNTIMES))
+        lines.append(f"| {row['graph']} | {row['threads']} | {' | '.join(f'{cell:.0f}' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    detector = one_class_a_query(options.detector)
+    preparation = with_canvas(portable(detector.info.preprocessing, "benchmark"), options.size, "benchmark")
+    height, width = preparation.canvas or preparation.size
+    example = Example.of(height, width, preparation.canvas is not None)
+    rows: list[dict[str, Any]] = []
+    options.graphs.mkdir(parents=True, exist_ok=True)
+    alone = DetectorGraph(detector, options.masks).eval()
+    file = exported(alone, ("boxes", "scores", "labels"), example, options.graphs / "detector.onnx")
+    graphs: dict[str, tuple[nn.Module, Path]] = {"detector alone": (alone, file)}
+    for name in options.networks:
+        torch.manual_seed(0)
+        graph = MaskGraph(MaskFrozenDetr.build(detector, PRESETS[name].network).eval(), options.masks).eval()
+        graphs[name] = (graph, exported(graph, OUTPUTS, example, options.graphs / f"{name}.onnx"))
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        measured = interleaved(works(graphs, example, threads), torch.device("cpu"), options.rounds)
+        for label in graphs:
+            found = {runtime: measured[f"{label}, {runtime}"] for runtime in ("torch", *RUNTIMES)}
+            wrong = [timing for timing in found.values() if not isinstance(timing, Timing)]
+            assert not wrong, wrong
+            ms = {key: round(timing.median, 1) for key, timing in found.items() if isinstance(timing, Timing)}
+            rows.append({"graph": label, "threads": threads, "ms": ms})
+    torch.set_num_threads(1)
+    run = describe_run(torch.device("cpu"), 1)
+    shown = f"python -m benchmarks.export {Path(options.detector).name} --networks {' '.join(options.networks)}"
+    result = {
+        "run": {**run, "command": f"{shown} --masks {options.masks} --rounds {options.rounds}"},
+        "input": [height, width],
+        "masks": options.masks,
+        "clock": "one thread: the processor's time; more: the wall's; median of the rounds, all graphs in turn",
+        "rows": rows,
+    }
+    write_json_atomic(options.output, result)
+    write_text_atomic(options.output.with_suffix(".md"), table(result))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
