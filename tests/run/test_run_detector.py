@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_squashing_detector
+from PIL import Image
 from safetensors.torch import load_file
 from synthetic_detections import scatter_parameters
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
+from mask_frozen_detr.cli import main
+from mask_frozen_detr.cli.loading import load_model
 from mask_frozen_detr.detectors import FAMILIES, FrozenDetector
 from mask_frozen_detr.detectors.identity import hash_tensors, hash_weights
 from mask_frozen_detr.network import MaskNetworkConfig
@@ -169,6 +172,25 @@ def test_device_and_prompt_reach_the_parts(tree):
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     with pytest.raises(UserError, match="has classes of its own"):
         MaskFrozenDetr.from_pretrained(tree / "runs/one", prompt="cat.")
+
+
+def test_prompt_and_revision_of_a_command_are_those_of_a_local_run_s_detector(tree, monkeypatch, capsys):
+    """The run itself lies here and has no revision; its detector may lie on the hub."""
+    asked = []
+
+    def load(name: str, **options: Any) -> FrozenDetector:
+        asked.append((name, options["revision"], options["prompt"]))
+        return load_detector(tree / "detector")
+
+    run, picture = str(tree / "runs/one"), str(tree / "a.png")
+    Image.new("RGB", (64, 48)).save(picture)
+    words = ["predict", run, picture, "--prompt", "cat.", "--output", str(tree / "out")]
+    assert main(words) == 2  # by the detector that the run has, which is of this machine
+    assert "has classes of its own" in capsys.readouterr().err
+    monkeypatch.setattr("mask_frozen_detr.model.load_detector", load)
+    load_model(run, detector="me/detr", revision="v2", prompt="cat.")
+    load_model(run, detector="me/detr")
+    assert asked == [("me/detr", "v2", "cat."), ("me/detr", None, None)]
 
 
 HOSTILE: dict[str, dict[str, Any]] = {
