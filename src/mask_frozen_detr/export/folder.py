@@ -35,7 +35,9 @@ from mask_frozen_detr.runtime.sessions import open_session
 
 OPSETS = (18, 23)  # lowest and highest that are offered
 METADATA = "mask_frozen_detr"  # key in the graph
-TOLERANCE = 1e-3  # of scores, boxes (of the picture's side) and probabilities, beside torch
+# Beside torch: of scores, of boxes (parts of the picture's side), of probabilities, which large maps round more, and of
+# pasted pixels (a share of them), of which one at the very threshold may fall on either side.
+TOLERANCES = {"class scores": 1e-3, "boxes": 1e-3, "masks": 1e-2, "pasted pixels": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,8 @@ def _compare(
     for name in ("boxes", "masks"):
         away = np.abs(found[name] - wanted[name])[same]
         differences[name] = float(away.max()) if away.size else 0.0
-    if PIXELS in expected:  # a share: a pixel at the very threshold may fall on either side
+    if PIXELS in expected:
         differences["pasted pixels"] = float((found[PIXELS] != wanted[PIXELS])[same].mean())
-    if not all(value <= TOLERANCE for value in differences.values()):
+    if not all(value <= TOLERANCES[name] for name, value in differences.items()):
         raise UserError(f"{graph.name}: ONNX Runtime computes something else than torch: {differences}")
     return differences
