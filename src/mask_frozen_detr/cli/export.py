@@ -27,7 +27,7 @@ class Export:
     # want to. It holds every mask at that size at once.
     pasted: bool = False
     # Convolutions in half precision (fp16) or of 8 bits (int8, with --calibrate); all else stays float32. `evaluate`
-    # tells what AP they cost: int8 costs small detectors much.
+    # tells what AP they cost: small detectors lose much.
     precision: ExportPrecision = "fp32"
     # Pictures of yours that int8 takes its ranges from: a folder, files or patterns; 100 are enough.
     calibrate: tuple[str, ...] = ()
