@@ -308,3 +308,16 @@ def test_the_command(model: MaskFrozenDetr, boxes: Path, tmp_path: Path, capsys:
     assert main([*command]) == 2  # there is no train split
     assert main([*command[:4], str(tmp_path / "labelled.txt"), "--split", "val"]) == 2
     assert "expected the name of a .json file" in capsys.readouterr().err
+
+
+def test_what_no_file_of_text_can_hold_and_no_float_either(model: MaskFrozenDetr, boxes: Path, tmp_path: Path):
+    """Half a letter as JSON may hold it stays as it came; a polygon beyond all bounds is no box."""
+
+    def spoil(document: dict[str, Any]) -> None:
+        document["annotations"][0]["note"] = "\ud800"
+        document["annotations"].append({**document["annotations"][0], "segmentation": [[10**400, 0, 9, 0, 9, 9]]})
+
+    change(boxes, spoil)
+    _, written = run(model, boxes, tmp_path / "out.json")
+    assert written["annotations"][0]["note"] == "\ud800"
+    assert written["annotations"][-1]["segmentation"] == [[10**400, 0, 9, 0, 9, 9]]

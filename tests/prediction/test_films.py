@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
+from mask_frozen_detr.cli import main
 from mask_frozen_detr.prediction.films import is_film, predict_film, predict_frames
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
@@ -96,3 +97,16 @@ def test_frames_come_one_by_one(model):
 
     stream = predict_frames(model, camera())
     assert next(stream).width == W
+
+
+def test_one_bad_film_costs_no_other(squashing_folder, tmp_path, capsys):
+    bad, good, picture = tmp_path / "bad.mp4", write_film(tmp_path / "good.mp4", 2), tmp_path / "a.png"
+    bad.write_bytes(b"no film")
+    Image.new("RGB", (64, 48)).save(picture)
+    words = ["predict", str(squashing_folder), str(bad), str(good), str(picture), "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert f"skipped: {bad}: cannot be read as a film" in said
+    assert {"good.mp4", "good.jsonl", "a.png", "predictions.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert main(["predict", str(squashing_folder), str(bad), "--output", str(tmp_path / "other")]) == 2
+    assert main(["predict", str(squashing_folder), str(bad), str(bad), "--output", str(tmp_path / "other")]) == 2

@@ -174,7 +174,7 @@ def is_box(segmentation: Any, bbox: Any) -> bool:
         [polygon] = segmentation
         points = np.array(polygon, np.float64).reshape(-1, 2)
         x, y, w, h = map(float, bbox)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
     distances = np.abs(points[:, None] - corners).max(-1)  # (P, 4)

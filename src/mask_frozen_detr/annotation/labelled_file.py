@@ -75,7 +75,7 @@ class LabelledFile:
         }
         written = {**content, "info": info}
         info[MARK]["sha256"] = _digest(written)
-        write_bytes_atomic(self.path, (json.dumps(written, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        write_bytes_atomic(self.path, _encode(written))
         self._unsaved = False
         self._written = time.monotonic()
         self._cost = self._written - start
@@ -150,6 +150,14 @@ class LabelledFile:
                 found = earlier["annotations"][place]
                 if QUALITY in found:
                     self.document.entry(place).update({key: found[key] for key in ADDED})
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    """As UTF-8; half letters, which JSON may hold and UTF-8 may not, as the escapes that they came as."""
+    try:
+        return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(content, separators=(",", ":")) + "\n").encode()
 
 
 def _digest(content: Mapping[str, Any]) -> str:

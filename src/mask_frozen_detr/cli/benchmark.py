@@ -1,5 +1,6 @@
 """`benchmark`: what a run costs on this machine."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Benchmark:
         from mask_frozen_detr.machine.files import write_json_atomic
         from mask_frozen_detr.machine.precision import autocast
 
-        if self.json is not None and self.json.exists():
+        if self.json is not None and os.path.lexists(self.json):
             raise UserError(f"{self.json}: is there already; name another file for the figures")
         if self.threads is not None:
             torch.set_num_threads(self.threads)

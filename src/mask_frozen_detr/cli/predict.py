@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
-from mask_frozen_detr.errors import safe
+from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.machine.config import Precision, Runtime
 
 
@@ -75,11 +75,19 @@ class Predict:
         classes = None if self.classes is None else split_words(self.classes)
         films = [Path(name) for name in self.images if is_film(name)]
         pictures = [name for name in self.images if not is_film(name)]
-        reports = []
+        reports: list[str] = []
         with computing:
             if films and processes().is_main_process:
                 options = (self.score_threshold, self.max_detections, classes, self.font)
-                reports = [predict_film(model, film, self.output, *options) for film in films]
+                for film in films:
+                    try:
+                        reports.append(predict_film(model, film, self.output, *options))
+                    except UserError as error:  # one bad film is one line, where there is something else to do
+                        if len(self.images) == 1:
+                            raise
+                        reports.append(f"skipped: {error}")
+                if len(films) == len(self.images) and all(report.startswith("skipped: ") for report in reports):
+                    raise UserError("no film could be used:\n" + "\n".join(reports))
             if pictures:
                 reports.append(
                     predict_files(
