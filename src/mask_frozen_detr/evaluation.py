@@ -70,7 +70,7 @@ class Measured:
     mask: Scores
 
 
-class EvaluationImages(Dataset[tuple[ImageRecord, Any, str]]):
+class EvaluationImages(Dataset[tuple[int, Any, str]]):
     """Images as the detector wants them, unpadded; None and the reason for those on which something fails."""
 
     def __init__(self, images: Sequence[ImageRecord], preprocessing: Callable[[Image.Image], Any]):
@@ -79,13 +79,13 @@ class EvaluationImages(Dataset[tuple[ImageRecord, Any, str]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[ImageRecord, Any, str]:
+    def __getitem__(self, index: int) -> tuple[int, Any, str]:
         record = self.images[index]
         try:
             image = open_picture(record, record.orientation)
-            return record, self.preprocessing(image), ""
+            return index, self.preprocessing(image), ""
         except Exception as error:  # one bad picture is one line, whatever fails on it
-            return record, None, _problem(record, error)
+            return index, None, _problem(record, error)
 
 
 def evaluate(
@@ -239,8 +239,8 @@ class _Run:
         done = 0
         with source.told("fewer --workers or a lower --batch need less"):
             for items in loader:
-                self.unused += [(record.id, problem) for record, image, problem in items if image is None]
-                self._take([(record, image) for record, image, _ in items if image is not None])
+                self.unused += [(images[index].id, problem) for index, image, problem in items if image is None]
+                self._take([(images[index], image) for index, image, _ in items if image is not None])
                 done += len(items)
                 report(done)
 

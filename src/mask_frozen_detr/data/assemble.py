@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mask_frozen_detr.data.annotation_table import pack
 from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, CocoData, ImageRecord, Orientation, Skipped
 from mask_frozen_detr.data.images import stored_orientation
 from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation
@@ -63,9 +64,10 @@ class Assembly:
 
     def finish(self) -> CocoData:
         """Raises UserError where there is no picture, or of all objects not one can be used."""
+        groups = pack((kept, (height, width)) for _, width, height, kept in self._pictures.values())
         records = [
-            ImageRecord(number, path, width, height, tuple(kept), self.orientation)
-            for number, (path, width, height, kept) in self._pictures.items()
+            ImageRecord(number, path, width, height, group, self.orientation)
+            for (number, (path, width, height, _)), group in zip(self._pictures.items(), groups, strict=True)
         ]
         data = CocoData(self.place, records, self.categories, self.skipped, dict(self.notes), self.format)
         if not records:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from unicodedata import normalize
 
+from mask_frozen_detr.data.annotation_table import pack, recategorise
 from mask_frozen_detr.data.coco import ClassChoice, CocoData
 from mask_frozen_detr.errors import UserError, shorten
 
@@ -63,16 +64,10 @@ def choose_classes(data: CocoData, choice: ClassChoice, strict: bool = True) -> 
             f"{data.annotation_file}: none of its classes was chosen; found {shorten(data.categories.values(), 30)}, "
             f"expected some of {shorten(choice.chosen or ())}"
         )
+    groups = pack((record.annotations, (record.height, record.width)) for record in data.images)
     images = [
-        replace(
-            record,
-            annotations=tuple(
-                a if new_id[a.category_id] == a.category_id else replace(a, category_id=new_id[a.category_id])
-                for a in record.annotations
-                if a.category_id in new_id
-            ),
-        )
-        for record in data.images
+        replace(record, annotations=group)
+        for record, group in zip(data.images, recategorise(groups, new_id), strict=True)
     ]
     lost = sum(len(record.annotations) for record in data.images) - sum(len(record.annotations) for record in images)
     notes = data.notes | ({NOT_CHOSEN: lost} if lost else {})

@@ -4,12 +4,14 @@ Not in the paper. Every format is read into this, see `formats`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
+from mask_frozen_detr.data.annotation_table import count_crowds
 from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.errors import UserError, safe
 
@@ -28,7 +30,7 @@ class ImageRecord:
     path: Path
     width: int
     height: int
-    annotations: tuple[Annotation, ...]
+    annotations: Sequence[Annotation]  # as a view of columns, see `annotation_table`, where a file was read
     orientation: Orientation = "auto"  # what a tag in the file means for its annotations, see `orientation`
 
 
@@ -83,7 +85,7 @@ class CocoData:
     def summary(self) -> str:
         """A line of counts, then one for each kind of fault and each note."""
         instances = sum(len(image.annotations) for image in self.images)
-        crowds = sum(annotation.iscrowd for image in self.images for annotation in image.annotations)
+        crowds = sum(count_crowds(image.annotations) for image in self.images)
         bare = sum(not image.annotations for image in self.images)
         lines = [
             f"{self.format}, {self.annotation_file.name}: {len(self.images)} images ({bare} without annotations), "

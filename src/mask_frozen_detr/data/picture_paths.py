@@ -55,10 +55,11 @@ class PictureFinder:
         return self._listings[folder]
 
 
-def spellings(name: str) -> list[str]:
+def spellings(name: str) -> Iterator[str]:
     """A name as it is, with Windows' separators turned, and with what web tools write for spaces."""
+    yield name
     turned = name.replace("\\", "/")
-    return list(dict.fromkeys([name, turned, unquote(turned)]))
+    yield from {turned: None, unquote(turned): None}
 
 
 def base_name(name: str) -> str:
@@ -76,6 +77,8 @@ def find_pictures(names: dict[int, str], bases: Sequence[Path], notes: Counter[s
     where neither the names nor the files have it twice. notes counts what had to be guessed."""
     finder = PictureFinder(bases)
     paths = {image_id: path for image_id, name in names.items() if (path := finder.find(name, notes))}
+    if len(paths) == len(names):
+        return paths
     bare = Counter(base_name(name) for name in names.values())
     for image_id, name in names.items():
         if image_id in paths or bare[base_name(name)] > 1:

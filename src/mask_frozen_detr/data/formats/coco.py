@@ -4,14 +4,14 @@ Not in the paper. A broken structure is an error; a broken annotation is skipped
 """
 
 import gc
-import json
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, ImageRecord, Orientation, Skipped
+from mask_frozen_detr.data.formats.coco_entries import Entries, check_entries, shown
+from mask_frozen_detr.data.formats.coco_json import scan_coco_json
 from mask_frozen_detr.data.formats.coco_layout import (
     LAYOUTS,
     describe_incomplete,
@@ -21,9 +21,8 @@ from mask_frozen_detr.data.formats.coco_layout import (
 from mask_frozen_detr.data.formats.layout import SPLITS, Layout, Split
 from mask_frozen_detr.data.images import PIXELS_VARIABLE, pixel_limit
 from mask_frozen_detr.data.picture_paths import find_pictures
-from mask_frozen_detr.data.validation import Annotation, Broken, check_annotation, whole
+from mask_frozen_detr.data.validation import whole
 from mask_frozen_detr.errors import UserError, printable
-from mask_frozen_detr.machine.regular_files import read_regular
 
 FORMAT = "COCO"
 KINDS = {int: "a number", str: "text", list: "a list"}
@@ -70,100 +69,29 @@ def read_coco(annotation_file: Path, image_folder: Path, orientation: Orientatio
 
 
 def _read(file: Path, image_folder: Path, orientation: Orientation) -> CocoData:
-    data = load_coco_json(file)
+    entries = Entries()
+    data, again = scan_coco_json(file, entries.begin)
     categories = read_categories(data["categories"], file)
     notes: Counter[str] = Counter()
     images = read_images(data["images"], file, notes)
     paths = _image_paths(images, file, image_folder, notes, _stated_root(data, file))
-    skipped: list[Skipped] = []
-    kept: dict[int, list[Annotation]] = {image_id: [] for image_id in paths}
-    lost: Counter[int] = Counter()  # annotations of missing images
-    seen: set[int] = set()
-    odd_ids = 0
-    raws: list[Any] = data["annotations"]
-    total = len(raws)
-    raws.reverse()
-    while raws:  # taken off the list, so that each is freed once it is read
-        raw = raws.pop()
-        try:
-            image_id = _check_ids(raw, total - len(raws) - 1, images, categories)
-            given = whole(raw.get("id"))
-            if given is None or given <= 0 or given in seen:  # 0 reads as "no match" in COCO's evaluation
-                odd_ids += 1
-                given = 0
-            seen.add(given)
-            raw["id"] = given
-            if image_id not in paths:
-                lost[image_id] += 1
-                continue
-            _, width, height = images[image_id]
-            kept[image_id].append(check_annotation(raw, width, height, notes))
-        except Broken as reason:
-            skipped.append(Skipped(_where(raw, total - len(raws) - 1, images, file), str(reason)))
+    del data
+    found = check_entries(entries, again, file, images, categories, list(paths), notes)
+    skipped = found.skipped
     for image_id, (name, _, _) in images.items():
         if image_id not in paths:
-            what = f"not in {image_folder}, {lost[image_id]} annotations dropped with it"
+            what = f"not in {image_folder}, {found.lost[image_id]} annotations dropped with it"
             skipped.append(Skipped(f"{file.name}, image {image_id} ({name})", f"{MISSING_PICTURE}: {what}"))
-    if odd_ids:
-        notes["annotation id missing, used twice or no positive whole number; all are numbered anew"] += odd_ids
-        number = 0
-        for image_id, annotations in kept.items():
-            kept[image_id] = [replace(a, id=number + place) for place, a in enumerate(annotations, 1)]
-            number += len(annotations)
+    if found.odd_ids:
+        notes["annotation id missing, used twice or no positive whole number; all are numbered anew"] += found.odd_ids
     records = [
-        ImageRecord(image_id, path, *images[image_id][1:], tuple(kept.pop(image_id)), orientation)
-        for image_id, path in paths.items()
+        ImageRecord(image_id, path, *images[image_id][1:], group, orientation)
+        for (image_id, path), group in zip(paths.items(), found.groups, strict=True)
     ]
     result = CocoData(file, records, categories, skipped, dict(notes), FORMAT)
-    if total and not any(record.annotations for record in records):
-        raise UserError(f"{file}: none of {total} annotations can be used\n{result.summary()}")
+    if len(entries) and not any(record.annotations for record in records):
+        raise UserError(f"{file}: none of {len(entries)} annotations can be used\n{result.summary()}")
     return result
-
-
-def load_coco_json(file: Path) -> dict[str, list]:
-    """A COCO annotation file with its three lists. Raises UserError where it is not that."""
-    try:
-        text = read_regular(file).decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file}: cannot read the annotation file ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not JSON ({error}), expected a COCO annotation file") from None
-    try:
-        data = json.loads(text)
-    except MemoryError:
-        raise UserError(f"{file}: not enough memory to read it, expected a smaller annotation file") from None
-    except json.JSONDecodeError as error:
-        at_end = error.pos >= len(text.rstrip()) - 8 or error.msg.startswith("Unterminated string")
-        found = "is empty" if not text.strip() else "ends too early, truncated?" if at_end else "is not JSON"
-        raise UserError(f"{file}: {found} ({error}), expected a COCO annotation file") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise UserError(f"{file}: is not JSON ({error}), expected a COCO annotation file") from None
-    except RecursionError:
-        raise UserError(f"{file}: is nested too deeply, expected a COCO annotation file") from None
-    if type(data) is not dict:
-        results = " (COCO results, without their images?)" if type(data) is list else ""
-        raise UserError(
-            f"{file}: holds JSON of type {type(data).__name__}{results}, expected an object with 'images' …"
-        )
-    if file.stem.startswith("image_info"):
-        data.setdefault("annotations", [])
-    for key in ("images", "annotations", "categories"):
-        if key not in data:
-            raise UserError(
-                f"{file}: no key '{key}' (found: {', '.join(map(repr, data)) or 'none'}), expected a COCO "
-                "instances file with 'images', 'annotations' and 'categories'"
-            )
-        if type(data[key]) is not list:
-            raise UserError(f"{file}: '{key}' is a {type(data[key]).__name__}, expected a list")
-    return data
-
-
-def shown(value: Any) -> str:
-    """A value of the file for a message: short, and nothing in it that a terminal would obey."""
-    try:
-        return printable(repr(value), 40)
-    except ValueError:  # a number of too many digits
-        return f"a {type(value).__name__}"
 
 
 def take_field(entry: Any, key: str, kind: type, where: str) -> Any:
@@ -237,27 +165,3 @@ def _image_paths(
             "expected them there, by the names in the annotation file"
         )
     return paths
-
-
-def _check_ids(raw: Any, index: int, images: dict, categories: dict) -> int:
-    """The image's id. Raises Broken."""
-    if type(raw) is not dict:
-        raise Broken(f"annotation is not an object: entry {index} is a {type(raw).__name__}")
-    for key in ("image_id", "category_id"):
-        number = whole(raw.get(key))
-        if number is None:
-            raise Broken(f"{key} is missing or no whole number: {shown(raw.get(key))}")
-        raw[key] = number
-    if raw["image_id"] not in images:
-        raise Broken(f"unknown image id: {raw['image_id']}")
-    if raw["category_id"] not in categories:
-        raise Broken(f"unknown category id: {raw['category_id']}, the file has {list(categories)[:90]}")
-    return raw["image_id"]
-
-
-def _where(raw: Any, index: int, images: dict, file: Path) -> str:
-    if type(raw) is not dict or type(raw.get("id")) is not int:
-        return f"{file.name}, entry {index} of 'annotations'"
-    image = raw.get("image_id")
-    known = f", {images[image][0]}" if type(image) is int and image in images else ""
-    return f"{file.name}, annotation {raw['id']} (image {image}{known})"

@@ -13,7 +13,8 @@ import numpy as np
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
-from mask_frozen_detr.data.formats.coco import load_coco_json, read_categories, read_images, take_field
+from mask_frozen_detr.data.formats.coco import read_categories, read_images, take_field
+from mask_frozen_detr.data.formats.coco_json import load_coco_json
 from mask_frozen_detr.data.formats.coco_layout import image_folder_of
 from mask_frozen_detr.data.formats.label_maps import colour_numbers, read_labels, run_lengths
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
