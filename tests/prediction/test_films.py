@@ -1,6 +1,7 @@
 """Films: an overlay film and a line a frame; films that end early, are none, or would replace something."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.prediction.films import is_film, predict_film, predict_frames
+from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.paste import Crop
 
 av = pytest.importorskip("av", reason="the extra video is not installed")
 W, H = 65, 48  # an odd side, which H.264 does not know
@@ -110,3 +113,43 @@ def test_one_bad_film_costs_no_other(squashing_folder, tmp_path, capsys):
     assert {"good.mp4", "good.jsonl", "a.png", "predictions.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
     assert main(["predict", str(squashing_folder), str(bad), "--output", str(tmp_path / "other")]) == 2
     assert main(["predict", str(squashing_folder), str(bad), str(bad), "--output", str(tmp_path / "other")]) == 2
+
+
+class Walkers:
+    """Stands for a model: two boxes that walk, one of which scores little in the middle and is joined by another."""
+
+    class_names = ("cat", "dog")
+
+    def __init__(self):
+        self.frame = 0
+
+    def predict(self, picture, score_threshold=0.3, max_detections=None, classes=None):
+        x, self.frame = 2.0 * self.frame, self.frame + 1
+        boxes = [[x, 5, x + 14, 20], [40 - x, 24, 60 - x, 44], [30, 0, 38, 8]]
+        faint = 0.9 if self.frame < 3 else 0.15
+        scores = np.array([0.8, faint, 0.12], np.float32)
+        order = [1, 0, 2] if self.frame % 2 else [0, 1, 2]  # places tell nothing
+        crops = [Crop(1, 1, np.ones((2, 2), bool))] * 3
+        labels = np.array([0, 1, 1])
+        found = Instances(np.array(boxes, np.float32), scores, scores, labels, ["cat", "dog", "dog"], crops, H, W - 1)
+        return found[order].above(score_threshold)
+
+
+def test_objects_keep_their_numbers(tmp_path):
+    pytest.importorskip("trackers", reason="the extra track is not installed")
+    film = write_film(tmp_path / "film.mp4", 6)
+    predict_film(Walkers(), film, tmp_path / "out", 0.3, track=True)
+    lines = [json.loads(line) for line in (tmp_path / "out/film.jsonl").read_text().splitlines()]
+    numbers = [{one["name"]: one["track"] for one in line["objects"]} for line in lines]
+    assert set(numbers[0].values()) == {None}
+    assert set(numbers[1].values()) == {0, 1}
+    assert numbers[1:] == [numbers[1]] * 5, "the faint one is followed, and what was never found stays out"
+    streamed = list(predict_frames(Walkers(), frames_of(film), 0.3, track=True, rate=10))
+    assert [dict(zip(one.names, one.tracks.tolist(), strict=True)) for one in streamed[1:]] == numbers[1:]
+
+
+def test_without_the_library_that_follows(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(UserError, match=r"track: the library trackers .*mask-frozen-detr\[track\]"):
+        predict_film(Walkers(), write_film(tmp_path / "film.mp4"), tmp_path / "out", track=True)
+    assert not list((tmp_path / "out").iterdir())

@@ -34,6 +34,8 @@ class Inspect:
     val: Path | None = None
     # Where its pictures are.
     val_images: Path | None = None
+    # Look at the train split alone.
+    no_val: bool = False
     # The format of DATA, where it holds several; by default the one that is found.
     format: Format | None = None
     # Where there is no val split: hold this share of the images out, as train does.
@@ -74,6 +76,7 @@ class Inspect:
             self.images,
             self.val,
             self.val_images,
+            self.no_val,
             orientation=self.orientation,
             format=self.format,
             val_fraction=self.val_fraction,

@@ -32,6 +32,8 @@ class Predict:
     max_detections: int | None = None
     # Draw masks, boxes and names over each picture.
     overlays: bool = True
+    # Follow objects through films, and number them in what is written (extra track).
+    track: bool = False
     # Draw the pictures of the paper's Figures 4 and 8 as well: how sure the network is of each pixel.
     probability_maps: bool = False
     # Pictures that the model takes at once: more are faster on a GPU, and need its memory.
@@ -61,7 +63,7 @@ class Predict:
     def run(self) -> None:
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction.files import predict_files
-        from mask_frozen_detr.prediction.films import is_film, predict_film
+        from mask_frozen_detr.prediction.films import SUFFIXES, is_film, predict_film
 
         model, computing = load_predictor(
             self.model,
@@ -75,10 +77,12 @@ class Predict:
         classes = None if self.classes is None else split_words(self.classes)
         films = [Path(name) for name in self.images if is_film(name)]
         pictures = [name for name in self.images if not is_film(name)]
+        if self.track and not films:
+            raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
         reports: list[str] = []
         with computing:
             if films and processes().is_main_process:
-                options = (self.score_threshold, self.max_detections, classes, self.font)
+                options = (self.score_threshold, self.max_detections, classes, self.font, self.track)
                 for film in films:
                     try:
                         reports.append(predict_film(model, film, self.output, *options))

@@ -32,7 +32,7 @@ class Train:
     # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
     detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
     # Data: a folder with a train and, better, a val split, or one annotation file; COCO, YOLO-seg, LabelMe, Pascal VOC,
-    # COCO panoptic or VIA.
+    # COCO panoptic, VIA, Label Studio or CVAT.
     data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = None
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None

@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Format = Literal["coco", "yolo", "labelme", "voc", "panoptic", "via"]
+Format = Literal["coco", "yolo", "labelme", "voc", "panoptic", "via", "label-studio", "cvat"]

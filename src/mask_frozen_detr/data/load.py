@@ -121,7 +121,8 @@ def load_data(
     else:
         note = "no val split: nothing is measured; --val names one, --val-fraction 0.1 holds a tenth of the images out"
     if found is not None:
-        if found.annotation_file.resolve() == train.annotation_file.resolve():
+        shared = {record.path for record in found.images} & {record.path for record in train.images}
+        if shared and found.annotation_file.resolve() == train.annotation_file.resolve():
             raise UserError(f"{found.annotation_file}: is the training data too; expected other pictures for val")
         found = choose_classes(found, choice, strict=False)
     return _with_notes(Data(train, found, note), orientation)

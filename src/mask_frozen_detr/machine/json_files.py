@@ -12,10 +12,18 @@ LIMIT = 16_000_000  # bytes: settings have a few thousand
 
 
 def read_json_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
-    """The object in a JSON file of at most `limit` bytes.
+    """The object in a JSON file of at most `limit` bytes. Raises UserError as `read_json` does, and for all else."""
+    content = read_json(path, limit)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged: found a JSON {type(content).__name__}, expected an object")
+    return content
 
-    Raises UserError that names the file where it cannot be read, is larger, is no JSON or no object, is nested too
-    deep, or holds NaN, infinity or text that is no Unicode.
+
+def read_json(path: Path, limit: int = LIMIT) -> Any:
+    """What a JSON file of at most `limit` bytes holds.
+
+    Raises UserError that names the file where it cannot be read, is larger, is no JSON, is nested too deep, or holds
+    NaN, infinity or text that is no Unicode.
     """
     try:
         content = json.loads(read_regular(path, limit), parse_constant=_refuse)
@@ -33,8 +41,6 @@ def read_json_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged: it holds text that is no Unicode") from error
     except ValueError as error:
         raise UserError(f"{path}: is damaged: no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is damaged: found a JSON {type(content).__name__}, expected an object")
     return content
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from mask_frozen_detr.data.images import check_regular
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.progress import Progress
+from mask_frozen_detr.prediction.tracking import Tracker
 from mask_frozen_detr.results.drawing import draw_instances
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import describe_found
@@ -36,10 +37,19 @@ def predict_frames(
     score_threshold: float = 0.3,
     max_detections: int | None = None,
     classes: Sequence[str] | None = None,
+    track: bool = False,
+    rate: float = RATE,
 ) -> Iterator[Instances]:
-    """The instances of each frame as it comes: of a camera, a film, any iterable. Arguments as of `predict`."""
+    """The instances of each frame as it comes: of a camera, a film, any iterable. Arguments as of `predict`.
+
+    track: follow objects, of so many frames a second (`rate`), and number them in `Instances.tracks`; see `tracking`.
+    Raises UserError without the library that follows.
+    """
+    tracker = Tracker(rate, score_threshold) if track else None
+    least = score_threshold if tracker is None else tracker.least_score
     for frame in frames:
-        yield model.predict(frame, score_threshold, max_detections, classes=classes)
+        found = model.predict(frame, least, max_detections, classes=classes)
+        yield found if tracker is None else tracker.follow(found)
 
 
 def predict_film(
@@ -50,14 +60,16 @@ def predict_film(
     max_detections: int | None = None,
     classes: Sequence[str] | None = None,
     font: Path | None = None,
+    track: bool = False,
 ) -> str:
     """Writes NAME.mp4 with masks, boxes and names, and NAME.jsonl, an object a frame; returns a line about them.
 
     A line holds "frame", from 0, "time" in seconds, "width", "height" and "objects": category_id, name, bbox, area,
-    score and segmentation (run lengths) as COCO writes them. A film that ends early gives what could be decoded, and
+    score and segmentation (run lengths) as COCO writes them; with `track` also "track", a number that an object keeps
+    from frame to frame, null where it was not seen before. A film that ends early gives what could be decoded, and
     so does an interruption.
-    Raises UserError without PyAV, for a film of which not one frame can be read, and where a file of these names is
-    there already.
+    Raises UserError without PyAV, with `track` without trackers, for a film of which not one frame can be read, and
+    where a file of these names is there already.
     """
     av = _pyav()
     targets = output / f"{film.stem}.mp4", output / f"{film.stem}.jsonl"
@@ -79,13 +91,16 @@ def predict_film(
                 raise UserError(f"{printable(str(film))}: holds no pictures, expected a film")
             stream = source.streams.video[0]
             rate, stated = stream.average_rate or Fraction(RATE), stream.frames
+            tracker = Tracker(float(rate), score_threshold) if track else None
+            least = score_threshold if tracker is None else tracker.least_score
             bar = Progress("predicting", stated or 1)
             with av.open(str(parts[0]), "w") as sink:
                 writer = _Writer(av, sink, rate)
                 try:
                     for frame in source.decode(stream):
                         picture = frame.to_image()
-                        found = model.predict(picture, score_threshold, max_detections, classes=classes)
+                        found = model.predict(picture, least, max_detections, classes=classes)
+                        found = found if tracker is None else tracker.follow(found)
                         writer.add(draw_instances(picture, found, font))
                         _write_line(lines, done, float(frame.time or done / rate), found, names)
                         done += 1
@@ -133,6 +148,9 @@ class _Writer:
 
 def _write_line(lines: IO[str], number: int, time: float, found: Instances, names: Sequence[str]) -> None:
     objects = [{"name": names[entry["category_id"]], **entry} for entry in describe_found(found)]
+    if found.tracks is not None:
+        for entry, number_of_it in zip(objects, found.tracks.tolist(), strict=True):
+            entry["track"] = number_of_it if number_of_it >= 0 else None
     line = {"frame": number, "time": time, "width": found.width, "height": found.height, "objects": objects}
     lines.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
 

@@ -37,6 +37,10 @@ def draw_instances(image: Image.Image, instances: Instances, font: Path | None =
     wider than the picture is left out. Raises ValueError where image and instances are not of one size.
     """
     texts = [f"{label(name)} {score:.2f}" for name, score in zip(instances.names, instances.scores, strict=True)]
+    if instances.tracks is not None:
+        texts = [
+            f"#{track} {text}" if track >= 0 else text for track, text in zip(instances.tracks, texts, strict=True)
+        ]
     return _overlay(image, instances, texts, font)
 
 
@@ -152,7 +156,8 @@ def _overlay(
 ) -> Image.Image:
     _check_size(image, instances)
     line = max(1, round(min(image.size) / 300))
-    colours = [_colour(i) for i in range(len(instances))]
+    tracks = range(len(instances)) if instances.tracks is None else instances.tracks.tolist()
+    colours = [_colour(track if track >= 0 else i) for i, track in enumerate(tracks)]
     canvas = np.array(image.convert("RGB"))
     if masks:
         _draw_masks(canvas, instances.crops, colours, line)

@@ -30,6 +30,8 @@ class Instances:
     crops: N binary masks, each a piece of the image.
     height, width: H, W.
     probability_crops: N probability masks, or None where they were not kept.
+    tracks: (N,) int64, numbers that objects of a film keep from frame to frame, -1 where there is none yet; None where
+        nothing was followed.
     Raises ValueError where these are not all N long.
     """
 
@@ -42,12 +44,15 @@ class Instances:
     height: int
     width: int
     probability_crops: list[Crop] | None = None
+    tracks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         fields = ("boxes", "scores", "class_scores", "labels", "names", "crops")
         lengths = {field: len(getattr(self, field)) for field in fields}
         if self.probability_crops is not None:
             lengths["probability_crops"] = len(self.probability_crops)
+        if self.tracks is not None:
+            lengths["tracks"] = len(self.tracks)
         if len(set(lengths.values())) > 1:
             raise ValueError(f"instances: found unequal lengths {lengths}, expected one entry an instance")
 
@@ -118,6 +123,7 @@ class Instances:
             height=self.height,
             width=self.width,
             probability_crops=None if maps is None else [maps[i] for i in which],
+            tracks=None if self.tracks is None else self.tracks[which],
         )
 
     def above(self, score_threshold: float) -> "Instances":
@@ -151,7 +157,7 @@ class Instances:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """The instances as `supervision.Detections`: xyxy, mask, confidence, class_id, data["class_name"].
+        """The instances as `supervision.Detections`: xyxy, mask, confidence, class_id, tracker_id, data["class_name"].
 
         Raises ImportError, naming the extra to install, where that library is missing.
         """
@@ -172,6 +178,7 @@ class Instances:
             mask=self.masks,
             confidence=self.scores,
             class_id=self.labels,
+            tracker_id=self.tracks,
             data={"class_name": np.array(self.names, dtype=str)},
         )
 

@@ -6,7 +6,7 @@ itself, as it stands in the file.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Entries:
         self.places.append(place)
 
     def _take_usual(self, raw: dict[str, Any]) -> bool:
-        get = raw.get
+        get: Callable[[str], Any] = raw.get
         image, category, number, crowd = get("image_id"), get("category_id"), get("id"), get("iscrowd")
         box, parts = get("bbox"), get("segmentation")
         usual = type(image) is type(category) is type(number) is type(crowd) is int and (crowd == 0 or crowd == 1)
