@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,11 +63,11 @@ def test_entries_are_good_at_once_or_one_by_one_alike(tmp_path, monkeypatch, pac
     else:
         pytest.importorskip(package)
     draw, rng = random.Random(1), np.random.default_rng(1)
-    entries = []
+    entries: list[Any] = []
     for number in range(1, 1500):
         around = rng.uniform(-5, 45, (draw.choice([2, 3, 3, 4, 9]), 2)).round(2)
-        x0, y0, x1, y1 = *around.min(0).tolist(), *around.max(0).tolist()
-        entry = {
+        (x0, y0), (x1, y1) = around.min(0).tolist(), around.max(0).tolist()
+        entry: dict[str, Any] = {
             "id": number,
             "image_id": draw.choice([1, 2, 2, 5]),
             "category_id": draw.choice([3, 7]),

@@ -147,14 +147,15 @@ def test_broken_brushes():
     mask[1, 1] = True
     good = packed(mask)
     assert (decode_brush(good, 3, 2) == mask).all()
-    for numbers, why in (
+    cases: list[tuple[list[Any], str]] = [
         (good[:-2], "too early"),
         ([], "too early"),
         ([1, 2, "x"], "expected a list of bytes"),
         ([256], "expected a list of bytes"),
         (pack([0] * 20, [(True, 20)]), "another size than the picture: 20 words"),
         (pack([0] * 24, [(True, 30)]), "runs are of more than 24 words"),
-    ):
+    ]
+    for numbers, why in cases:
         with pytest.raises(Broken, match=why):
             decode_brush(numbers, 3, 2)
 
