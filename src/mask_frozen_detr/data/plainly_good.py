@@ -64,7 +64,8 @@ def _good(
     begin, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     touching = (begin < high).all(1) & (end > low).all(1)
     box = (boxes[:, 2:] > 0).all(1) & np.isfinite(boxes).all(1) & _within(begin, end, sizes) & touching
-    return np.logical_and.reduce([np.logical_and.reduceat(parts, starts), box, areas > 0, np.isfinite(areas)])
+    checks = [np.logical_and.reduceat(parts, starts), box, areas > 0, np.isfinite(areas)]
+    return np.asarray(np.logical_and.reduce(checks))
 
 
 def _within(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Tracker:
 
         Of those below the score threshold only objects that are followed already stay.
         """
-        places = {"place": np.arange(len(found))}
+        places: dict[str, Any] = {"place": np.arange(len(found))}
         seen = self._tracker.update(self._detections(xyxy=found.boxes, confidence=found.scores, data=places))
         tracks = np.full(len(found), -1, np.int64)
         if len(seen):

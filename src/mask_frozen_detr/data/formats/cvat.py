@@ -68,6 +68,8 @@ def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
 
 def _subsets(file: Path) -> set[str] | None:
     """Names of its subsets; None where it is none of CVAT's."""
+    if not file.is_file():
+        return None
     try:
         content = read_regular(file, MOST_BYTES)
     except (OSError, UserError):

@@ -74,6 +74,8 @@ def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
 
 def _is_export(file: Path) -> bool:
     """By its beginning: tasks have "data" and "annotations", or "completions" as in old versions."""
+    if not file.is_file():
+        return False
     try:
         with open(file, "rb") as opened:
             head = opened.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
