@@ -71,4 +71,5 @@ def _good(
 def _within(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Whether what spans low … high (N, 2) is in its picture, at least in part, and nowhere far from it."""
     inside = (high > 0).all(1) & (low < sizes).all(1)
-    return inside & (low >= -FAR * sizes).all(1) & (high <= (1 + FAR) * sizes).all(1)
+    near = (low >= -FAR * sizes).all(1) & (high <= (1 + FAR) * sizes).all(1)
+    return np.asarray(inside & near)

@@ -52,5 +52,5 @@ class Tracker:
         seen = self._tracker.update(self._detections(xyxy=found.boxes, confidence=found.scores, data=places))
         tracks = np.full(len(found), -1, np.int64)
         if len(seen):
-            tracks[seen.data["place"]] = seen.tracker_id
+            tracks[np.asarray(seen.data["place"])] = np.asarray(seen.tracker_id)
         return replace(found, tracks=tracks)[(found.scores >= self.score_threshold) | (tracks >= 0)]
