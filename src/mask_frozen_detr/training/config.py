@@ -98,8 +98,8 @@ class TrainConfig:
     # Learning rate. The paper's default is for days of training; for runs of minutes take 1.5e-3 to 2e-3 with a
     # warm-up.
     lr: float = 1.5e-4
-    # What turns gradients into steps: adamw, the paper's; muon learns more from a few hundred iterations at 2e-3, but
-    # in thousands it learns few images by heart.
+    # What turns gradients into steps: adamw, the paper's; muon learns more from a few hundred iterations at 2e-3, not
+    # from thousands on few images (docs/presets.md).
     optimizer: OptimizerName = "adamw"
     # AdamW's decays of its two means of gradients, also of what muon leaves to it; there is seldom a reason to change
     # them.
