@@ -182,8 +182,7 @@ def test_precision_of_masks(precision, dtype, run, scenes_folder, scenes, tmp_pa
         finally:
             segmenting.pop()
 
-    for user in ("evaluation", "model"):
-        monkeypatch.setattr(f"mask_frozen_detr.{user}.segment", segment)
+    monkeypatch.setattr("mask_frozen_detr.model.segment", segment)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     asked = [] if precision == "fp32" else ["--precision", precision]
     with torch.nn.modules.module.register_module_forward_hook(note):

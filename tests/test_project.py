@@ -18,6 +18,7 @@ EXTRAS = {
     "matplotlib",
     "mkdocs-material",
     "mkdocstrings-python",
+    "msgspec",
     "onnx",
     "onnxruntime",
     "onnxscript",
@@ -25,6 +26,7 @@ EXTRAS = {
     "plotly",
     "supervision",
     "tensorboard",
+    "trackers",
 }
 
 

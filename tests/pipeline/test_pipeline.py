@@ -135,7 +135,8 @@ print(type(AutoConfig.from_pretrained({str(tmp_path / "run")!r})).__name__, end=
 
 
 def test_a_registration_that_fails_leaves_transformers_alone(monkeypatch):
-    from mask_frozen_detr import pipeline, registration
+    from mask_frozen_detr import pipeline
+    from mask_frozen_detr.pipeline import registration
 
     def fail() -> None:
         raise ImportError("another transformers")
