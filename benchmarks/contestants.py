@@ -84,19 +84,22 @@ def h_deformable_detr(sizes: Sizes) -> OfficialConfig:
     return deformable_detr(backbone, num_queries=sizes.queries, content_rows=sizes.queries + ONE_TO_MANY)
 
 
-def build_model(sizes: Sizes, pictures: list[Picture], device: torch.device) -> MaskFrozenDetr:
-    """H-Deformable-DETR ResNet-50 and the paper's default mask network."""
-    torch.manual_seed(0)
-    info = DetectorInfo(
+def h_detr_info() -> DetectorInfo:
+    return DetectorInfo(
         identity=Identity("random", None, "", "h-deformable-detr", 4),
         class_names=[""] * OFFICIAL_CLASSES,
         preprocessing=ShortestEdge(),
         # One class a query: so many detections are so many masks.
         score_rule=ScoreRule("sigmoid", best_only=True),
     )
+
+
+def build_model(sizes: Sizes, pictures: list[Picture], device: torch.device) -> MaskFrozenDetr:
+    """H-Deformable-DETR ResNet-50 and the paper's default mask network."""
+    torch.manual_seed(0)
     boxes, logits = (found.to(device) for found in draw_detections(pictures, sizes.queries, OFFICIAL_CLASSES))
     detector = find_like_trained(OfficialDetr(h_deformable_detr(sizes)), boxes, logits)
-    return MaskFrozenDetr.build(OfficialDetector(detector, info).to(device)).to(device)
+    return MaskFrozenDetr.build(OfficialDetector(detector, h_detr_info()).to(device)).to(device)
 
 
 def ours(sizes: Sizes, pictures: list[Picture], device: torch.device, precision: Precision) -> Contestant:

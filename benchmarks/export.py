@@ -18,15 +18,13 @@ import tyro
 from torch import Tensor, nn
 from tyro.conf import Positional
 
-from benchmarks.contestants import ONE_TO_MANY
+from benchmarks.contestants import h_deformable_detr, h_detr_info
 from benchmarks.measure import Timing, interleaved
 from benchmarks.report import describe_run
+from benchmarks.sizes import FULL
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
-from mask_frozen_detr.detectors.base import DetectorInfo, ScoreRule
-from mask_frozen_detr.detectors.identity import Identity
-from mask_frozen_detr.detectors.official import BackboneConfig, OfficialDetector, OfficialDetr
-from mask_frozen_detr.detectors.official.config import deformable_detr
-from mask_frozen_detr.detectors.preprocessing import ShortestEdge
+from mask_frozen_detr.detectors.base import ScoreRule
+from mask_frozen_detr.detectors.official import OfficialDetector, OfficialDetr
 from mask_frozen_detr.export.checks import with_canvas
 from mask_frozen_detr.export.graph import OUTPUTS, MaskGraph, mask_of
 from mask_frozen_detr.export.preprocessing import portable
@@ -40,7 +38,6 @@ from mask_frozen_detr.training.presets import PRESETS, PresetName
 
 OPSET = 20
 RUNTIMES = ("onnxruntime", "openvino")
-QUERIES = 300  # of H-Deformable-DETR at inference
 
 
 @dataclass
@@ -72,22 +69,12 @@ class DetectorGraph(nn.Module):
 
 
 def one_class_a_query(name: str) -> FrozenDetector:
-    rule = ScoreRule("sigmoid", best_only=True)
-    if name != "h-detr":
-        detector = load_detector(name)
-        detector.info = replace(detector.info, score_rule=rule)
-        return detector
-    torch.manual_seed(0)
-    config = deformable_detr(
-        BackboneConfig("resnet", (3, 4, 6, 3)), num_queries=QUERIES, content_rows=QUERIES + ONE_TO_MANY
-    )
-    info = DetectorInfo(
-        identity=Identity("random", None, "", "h-deformable-detr", 4),
-        class_names=[""] * config.num_classes,
-        preprocessing=ShortestEdge(),
-        score_rule=rule,
-    )
-    return OfficialDetector(OfficialDetr(config), info)
+    if name == "h-detr":
+        torch.manual_seed(0)
+        return OfficialDetector(OfficialDetr(h_deformable_detr(FULL)), h_detr_info())
+    detector = load_detector(name)
+    detector.info = replace(detector.info, score_rule=ScoreRule("sigmoid", best_only=True))
+    return detector
 
 
 def exported(graph: nn.Module, outputs: Sequence[str], example: Example, place: Path) -> Path:

@@ -238,3 +238,9 @@ def test_an_older_folder_outlives_a_failed_swap(tmp_path, monkeypatch):
         files.write_folder_atomic(folder, fill("new"))
     assert (folder / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["detector"]
+
+
+def test_half_letters_are_written_as_escapes(tmp_path):
+    """JSON may hold them, UTF-8 may not."""
+    write_json_atomic(tmp_path / "a.json", {"name": "caf\u00e9 \ud800"})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"name": "caf\u00e9 \ud800"}

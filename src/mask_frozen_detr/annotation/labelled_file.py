@@ -11,7 +11,7 @@ from typing import Any
 from mask_frozen_detr.annotation.document import ADDED, QUALITY, Document, OpenPicture
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_if_file
-from mask_frozen_detr.machine.files import write_bytes_atomic
+from mask_frozen_detr.machine.files import encode_json, write_bytes_atomic
 from mask_frozen_detr.results.prediction_files import hash_picture, image_root
 
 MADE_BY = "mask-frozen-detr annotate"
@@ -75,7 +75,7 @@ class LabelledFile:
         }
         written = {**content, "info": info}
         info[MARK]["sha256"] = _digest(written)
-        write_bytes_atomic(self.path, _encode(written))
+        write_bytes_atomic(self.path, encode_json(written, indent=None, compact=True))
         self._unsaved = False
         self._written = time.monotonic()
         self._cost = self._written - start
@@ -150,14 +150,6 @@ class LabelledFile:
                 found = earlier["annotations"][place]
                 if QUALITY in found:
                     self.document.entry(place).update({key: found[key] for key in ADDED})
-
-
-def _encode(content: Mapping[str, Any]) -> bytes:
-    """As UTF-8; half letters, which JSON may hold and UTF-8 may not, as the escapes that they came as."""
-    try:
-        return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(content, separators=(",", ":")) + "\n").encode()
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ comes back from the labelling tool.
 """
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from mask_frozen_detr.annotation.review_page import Doubt, render_page, show_dou
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.data.validation import whole
 from mask_frozen_detr.errors import UserError, printable
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.label_studio import task
 from mask_frozen_detr.results.exports.labelme import labelled
 from mask_frozen_detr.results.exports.regions import Region, polygons_of
@@ -69,8 +69,8 @@ def write_review(file: LabelledFile, categories: Mapping[int, str], most: int) -
         served = Path(os.path.relpath(path, document.root)).as_posix()
         tasks.append(task(served, *size, regions, MADE_BY))
         beside = os.path.relpath(path, places.labelme.absolute())
-        files[_labelme_place(places.labelme, path, files)] = _encode(labelled(beside, *size, regions))
-    files[places.label_studio] = _encode(tasks)
+        files[_labelme_place(places.labelme, path, files)] = encode_json(labelled(beside, *size, regions), indent=1)
+    files[places.label_studio] = encode_json(tasks, indent=1)
     files[places.page] = render_page(page, file.path.name, document.boxes - len(file.empty)).encode()
     file.write_beside(files)
     return f"the {len(page)} most doubtful: {places.page}, {places.label_studio.name} and {places.labelme.name}"
@@ -120,7 +120,3 @@ def _labelme_place(folder: Path, picture: Path, taken: dict[Path, Any]) -> Path:
         count += 1
         path = folder / f"{picture.stem}-{count}.json"
     return path
-
-
-def _encode(content: Any) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()

@@ -80,6 +80,7 @@ class Predict:
         if self.track and not films:
             raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
         reports: list[str] = []
+        skipped = 0
         with computing:
             if films and processes().is_main_process:
                 options = (self.score_threshold, self.max_detections, classes, self.font, self.track)
@@ -90,7 +91,8 @@ class Predict:
                         if len(self.images) == 1:
                             raise
                         reports.append(f"skipped: {error}")
-                if len(films) == len(self.images) and all(report.startswith("skipped: ") for report in reports):
+                        skipped += 1
+                if skipped == len(self.images):
                     raise UserError("no film could be used:\n" + "\n".join(reports))
             if pictures:
                 reports.append(

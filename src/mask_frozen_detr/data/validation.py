@@ -92,6 +92,12 @@ def whole(value: Any) -> int | None:
     return None
 
 
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height of a picture as a file states them; None where they are no whole numbers above 0."""
+    w, h = whole(width), whole(height)
+    return (w, h) if w and h and min(w, h) > 0 else None
+
+
 def _is_box(bbox: Any) -> bool:
     return type(bbox) is list and len(bbox) == 4 and are_finite(bbox) and bbox[2] > 0 and bbox[3] > 0
 

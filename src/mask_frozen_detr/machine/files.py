@@ -100,9 +100,22 @@ def write_json_atomic(path: str | Path, data: Any, indent: int | None = 2) -> No
     write_bytes_atomic(path, encode_json(data, indent))
 
 
-def encode_json(data: Any, indent: int | None = 2) -> bytes:
-    """What `write_json_atomic` writes: UTF-8 that ends with a line break."""
-    return (json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n").encode()
+def encode_json(data: Any, indent: int | None = 2, compact: bool = False) -> bytes:
+    """What `write_json_atomic` writes: UTF-8 that ends with a line break. compact: without spaces.
+
+    Half letters, which JSON may hold and UTF-8 may not, are written as the escapes that they came as, as all others
+    then are.
+    """
+
+    def encoded(escapes: bool) -> bytes:
+        separators = (",", ":") if compact else None
+        text = json.dumps(data, indent=indent, separators=separators, ensure_ascii=escapes, default=_plain)
+        return (text + "\n").encode()
+
+    try:
+        return encoded(escapes=False)
+    except UnicodeEncodeError:
+        return encoded(escapes=True)
 
 
 def save_torch_atomic(path: str | Path, state: Any) -> None:

@@ -6,7 +6,7 @@ interruption, is kept.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -45,11 +45,23 @@ def predict_frames(
     track: follow objects, of so many frames a second (`rate`), and number them in `Instances.tracks`; see `tracking`.
     Raises UserError without the library that follows.
     """
-    tracker = Tracker(rate, score_threshold) if track else None
-    least = score_threshold if tracker is None else tracker.least_score
+    look = _looking(model, score_threshold, max_detections, classes, rate if track else None)
     for frame in frames:
-        found = model.predict(frame, least, max_detections, classes=classes)
-        yield found if tracker is None else tracker.follow(found)
+        yield look(frame)
+
+
+def _looking(
+    model: Predictor,
+    score_threshold: float,
+    max_detections: int | None,
+    classes: Sequence[str] | None,
+    rate: float | None,
+) -> Callable[[Any], Instances]:
+    """What gives the instances of one frame after the other. rate: of a film whose objects are followed."""
+    if rate is None:
+        return lambda frame: model.predict(frame, score_threshold, max_detections, classes=classes)
+    tracker = Tracker(rate, score_threshold)
+    return lambda frame: tracker.follow(model.predict(frame, tracker.least_score, max_detections, classes=classes))
 
 
 def predict_film(
@@ -91,16 +103,14 @@ def predict_film(
                 raise UserError(f"{printable(str(film))}: holds no pictures, expected a film")
             stream = source.streams.video[0]
             rate, stated = stream.average_rate or Fraction(RATE), stream.frames
-            tracker = Tracker(float(rate), score_threshold) if track else None
-            least = score_threshold if tracker is None else tracker.least_score
+            look = _looking(model, score_threshold, max_detections, classes, float(rate) if track else None)
             bar = Progress("predicting", stated or 1)
             with av.open(str(parts[0]), "w") as sink:
                 writer = _Writer(av, sink, rate)
                 try:
                     for frame in source.decode(stream):
                         picture = frame.to_image()
-                        found = model.predict(picture, least, max_detections, classes=classes)
-                        found = found if tracker is None else tracker.follow(found)
+                        found = look(picture)
                         writer.add(draw_instances(picture, found, font))
                         _write_line(lines, done, float(frame.time or done / rate), found, names)
                         done += 1

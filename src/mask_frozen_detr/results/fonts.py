@@ -102,15 +102,15 @@ def _runs(text: str, font: Path | None) -> Iterator[tuple[Face, str]]:
 
 def _face_of(letter: str, font: Path | None) -> Face | Literal[False]:
     """The first face that has `letter`: `font` before all others, the system's last; False if there is none."""
-    return _first_face(letter, font, _system_fonts(_folders_now()))
-
-
-@lru_cache(maxsize=4096)
-def _first_face(letter: str, font: Path | None, fonts: tuple[Path, ...]) -> Face | Literal[False]:
     if font is not None and _has(font, letter):
         return font
     if _has(None, letter):
         return None
+    return _system_face(letter, _system_fonts(_folders_now()))
+
+
+@lru_cache(maxsize=4096)
+def _system_face(letter: str, fonts: tuple[Path, ...]) -> Path | Literal[False]:
     return next((face for face in fonts if _has(face, letter)), False)
 
 
@@ -136,7 +136,7 @@ def _open(face: Face, points: int) -> ImageFont.FreeTypeFont:
 
 
 def _folders_now() -> tuple[tuple[Path, int], ...]:
-    """The folders that there are, and when each last changed: what is installed meanwhile is found."""
+    """The folders that there are, and when each last changed: a font that is put into one meanwhile is found."""
     return tuple((folder, folder.stat().st_mtime_ns) for folder in font_folders() if folder.is_dir())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_if_file
-from mask_frozen_detr.machine.files import sweep, write_bytes_atomic
+from mask_frozen_detr.machine.files import sweep, write_bytes_atomic, write_json_atomic
 
 LIST_FILE = ".written-by-mask-frozen-detr"
 MADE_BY = "mask-frozen-detr predict"
@@ -89,7 +89,7 @@ class OwnFolder:
     def _save(self, files: dict[str, list[str]]) -> None:
         self.known = files
         content = {"made_by": MADE_BY, "files": dict(sorted(files.items()))}
-        write_bytes_atomic(self.list, (json.dumps(content, ensure_ascii=False) + "\n").encode())
+        write_json_atomic(self.list, content, indent=None)
 
 
 def _leads_out(name: str) -> bool:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_if_file
-from mask_frozen_detr.machine.files import write_bytes_atomic
+from mask_frozen_detr.machine.files import encode_json, write_bytes_atomic
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.png import encode_png
 
@@ -155,7 +155,7 @@ class PredictionFiles:
                 {"id": len(annotations) + k, "image_id": image_id, **entry} for k, entry in enumerate(one.found, 1)
             ]
         keys = ("image_id", "category_id", "segmentation", "score")
-        results = _encode([{key: entry[key] for key in keys} for entry in annotations])
+        results = encode_json([{key: entry[key] for key in keys} for entry in annotations], indent=None, compact=True)
         new = hashlib.sha256(results).hexdigest()
         hashes = list(dict.fromkeys(known for known in (new, self._results_hash) if known))  # a kill may come between
         self._several_hashes = len(hashes) > 1
@@ -170,7 +170,7 @@ class PredictionFiles:
         }
         categories = self._categories(annotations)
         content = {"info": info, "images": images, "categories": categories, "annotations": annotations}
-        write_bytes_atomic(self.file, _encode(content))
+        write_bytes_atomic(self.file, encode_json(content, indent=None, compact=True))
         if self.first:
             write_bytes_atomic(self.results, results)
             self._results_hash = new
@@ -256,10 +256,6 @@ def is_own_picture(path: Path) -> bool:
             return picture.info.get("Software") == MADE_BY
     except Exception:  # no picture, damaged, too large: not ours
         return False
-
-
-def _encode(content: Any) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
 def image_root(root: Path, folder: Path) -> str:

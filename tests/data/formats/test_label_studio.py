@@ -126,6 +126,7 @@ def test_names_beside_shapes(tmp_path):
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "pixels": (dict(points=[[5, 5], [150, 5], [15, 150]]), "coordinates outside 0 … 100 percent: 150"),
     "text": (dict(points=[["5", 5], [15, 5], [15, 15]]), "coordinates are no finite numbers"),
+    "beyond all bounds": (dict(points=[[10**400, 5], [15, 5], [15, 15]]), "coordinates are no finite numbers"),
     "three numbers": (dict(points=[[5, 5, 5]]), "point is not two numbers"),
     "no points": (dict(points=[]), "point is not two numbers"),
 }

@@ -18,10 +18,11 @@ from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
+from mask_frozen_detr.data.formats.ellipses import ellipse
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
 from mask_frozen_detr.data.images import SUFFIXES
 from mask_frozen_detr.data.picture_paths import PictureFinder
-from mask_frozen_detr.data.validation import Broken, whole
+from mask_frozen_detr.data.validation import Broken, stated_size, whole
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.regular_files import read_regular
 
@@ -29,7 +30,6 @@ FORMAT = "CVAT"
 EXPECTED = ("annotations.xml with images/, CVAT for images 1.1 or CVAT for video 1.1",)
 NAMES = ("annotations.xml",)
 MOST_BYTES = 400_000_000
-SIDES = 64  # of the polygon that stands for an ellipse
 SHAPES = ("polygon", "mask", "box", "ellipse")
 NO_OUTLINES = ("polyline", "points", "cuboid", "skeleton")
 LEFT_OUT = "shape that outlines no object (a line, points, a cuboid or a skeleton), left out"
@@ -120,7 +120,7 @@ def _read(file: Path, subset: str | None, images: Path | None, orientation: Orie
 def _pictures(root: Element, subset: str | None) -> Iterator[_Picture]:
     for entry in root.iterfind("image"):
         if subset is None or entry.get("subset") == subset:
-            picture = _Picture(entry.get("name") or "", None, _size(entry.get("width"), entry.get("height")))
+            picture = _Picture(entry.get("name") or "", None, stated_size(entry.get("width"), entry.get("height")))
             picture.shapes = [
                 (shape.get("label", "").strip(), f"{shape.tag} {place}", shape)
                 for place, shape in enumerate(entry)
@@ -132,7 +132,7 @@ def _pictures(root: Element, subset: str | None) -> Iterator[_Picture]:
 def _frames(root: Element) -> Iterator[_Picture]:
     """Frames that tracks say something of; of others nobody knows whether there is nothing."""
     stated = root.find("meta//original_size")
-    size = None if stated is None else _size(stated.findtext("width"), stated.findtext("height"))
+    size = None if stated is None else stated_size(stated.findtext("width"), stated.findtext("height"))
     frames: dict[int, _Picture] = {}
     for place, track in enumerate(root.iterfind("track")):
         for shape in track:
@@ -158,11 +158,6 @@ def _path(
     return path or (finder.find_by_base_name(picture.name) if picture.name else None)
 
 
-def _size(width: str | None, height: str | None) -> tuple[int, int] | None:
-    w, h = whole(width), whole(height)
-    return (w, h) if w and h and min(w, h) > 0 else None
-
-
 def _objects(shapes: list[tuple[str, str, Element]], split: Assembly) -> Iterator[tuple[str, str, list[Element]]]:
     """Label, place for messages and shapes of each object."""
     groups: dict[Any, list[tuple[str, str, Element]]] = {}
@@ -182,7 +177,7 @@ def _object(shapes: list[Element], size: tuple[int, int], split: Assembly) -> di
     if shapes[0].tag == "box":
         return {"bbox": _box(shapes[0], split)}
     width, height = size
-    polygons = [_ellipse(one) if one.tag == "ellipse" else _points(one) for one in shapes if one.tag != "mask"]
+    polygons = [_ellipse_of(one) if one.tag == "ellipse" else _points(one) for one in shapes if one.tag != "mask"]
     masks = [coco_mask.encode(np.asfortranarray(_mask(one, size))) for one in shapes if one.tag == "mask"]
     if not masks:
         return {"segmentation": polygons}
@@ -193,7 +188,7 @@ def _object(shapes: list[Element], size: tuple[int, int], split: Assembly) -> di
 
 def _box(shape: Element, split: Assembly) -> list[float]:
     x0, y0, x1, y1 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
-    turn = math.radians(_numbers(shape, "rotation")[0]) if shape.get("rotation") else 0.0
+    turn = _turn(shape)
     if turn:
         split.notes[TURNED] += 1
         cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
@@ -212,16 +207,14 @@ def _points(shape: Element) -> list[float]:
     return [_number(value) for pair in pairs for value in pair]
 
 
-def _ellipse(shape: Element) -> list[float]:
+def _ellipse_of(shape: Element) -> list[float]:
     x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
-    turn = math.radians(_numbers(shape, "rotation")[0]) if shape.get("rotation") else 0.0
-    outline = []
-    for side in range(SIDES):
-        angle = 2 * math.pi * side / SIDES
-        right, down = rx * math.cos(angle), ry * math.sin(angle)
-        outline.append(x + right * math.cos(turn) - down * math.sin(turn))
-        outline.append(y + right * math.sin(turn) + down * math.cos(turn))
-    return outline
+    return ellipse(x, y, rx, ry, _turn(shape))
+
+
+def _turn(shape: Element) -> float:
+    """Clockwise, in radians."""
+    return math.radians(_numbers(shape, "rotation")[0]) if shape.get("rotation") else 0.0
 
 
 def _mask(shape: Element, size: tuple[int, int]) -> np.ndarray:

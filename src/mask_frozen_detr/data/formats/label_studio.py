@@ -6,7 +6,7 @@ nobody annotated, its predictions do.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ import numpy as np
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
+from mask_frozen_detr.data.formats.ellipses import ellipse
 from mask_frozen_detr.data.formats.label_maps import run_lengths
 from mask_frozen_detr.data.formats.label_studio_brush import decode_brush
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
 from mask_frozen_detr.data.picture_paths import PictureFinder
-from mask_frozen_detr.data.validation import Broken, whole
+from mask_frozen_detr.data.validation import Broken, are_finite, stated_size
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.json_files import read_json
 
@@ -31,7 +32,6 @@ EXPECTED = (
     "or in images/",
 )
 MOST_BYTES = 400_000_000
-SIDES = 64  # of the polygon that stands for an ellipse
 ROUNDED = 1.0  # percent by which tools' rounding may lead out of the picture
 PREDICTED = "picture that nobody annotated, its predictions used"
 UNSEEN = "picture that nobody annotated, left out"
@@ -90,14 +90,15 @@ def _read(file: Path, images: Path | None, orientation: Orientation) -> CocoData
     if not isinstance(content, list):
         raise UserError(f"{file}: holds JSON of type {type(content).__name__}, expected a list of tasks")
     tasks = [task for task in content if isinstance(task, dict)]
-    names = sorted({region.label for task in tasks for region in _regions(task)[0]})
+    found_in = [_regions(task) for task in tasks]
+    names = sorted({region.label for regions, _, _ in found_in for region in regions})
     split = Assembly(file, FORMAT, dict(enumerate(names, 1)), orientation)
     if len(tasks) < len(content):
         split.skip(file.name, f"task is not an object: {len(content) - len(tasks)} of {len(content)}")
     number_of = {name: number for number, name in split.categories.items()}
     folders = [images] if images is not None else [file.parent / "images", file.parent, file.parent.parent]
     finder = PictureFinder(folders)
-    for place, task in enumerate(tasks):
+    for place, (task, (regions, predicted, left_out)) in enumerate(zip(tasks, found_in, strict=True)):
         where = f"{file.name}, task {printable(str(task.get('id', place)), 20)}"
         address = _address(task)
         if address is None:
@@ -111,7 +112,6 @@ def _read(file: Path, images: Path | None, orientation: Orientation) -> CocoData
         if not _made(task) and not _dicts(task.get("predictions")):
             split.notes[UNSEEN] += 1
             continue
-        regions, predicted, left_out = _regions(task)
         size = _size(regions) or split.measure(path)
         if size is None:
             continue
@@ -191,7 +191,7 @@ def _kind(result: dict[str, Any]) -> str | None:
         return "ellipse"
     if "points" in value and str(result.get("type")).startswith("polygon"):
         return "polygon"
-    return "box" if {"x", "y", "width", "height"} <= value.keys() and "radiusX" not in value else None
+    return "box" if {"x", "y", "width", "height"} <= value.keys() else None
 
 
 def _labels(result: dict[str, Any]) -> list[str]:
@@ -211,11 +211,7 @@ def _dicts(entries: Any) -> list[dict[str, Any]]:
 
 def _size(regions: list[_Region]) -> tuple[int, int] | None:
     """Width and height as the annotators saw the picture, where a region says so."""
-    for region in regions:
-        width, height = whole(region.size[0]), whole(region.size[1])
-        if width and height and min(width, height) > 0:
-            return width, height
-    return None
+    return next((size for region in regions if (size := stated_size(*region.size))), None)
 
 
 def _shape(region: _Region, size: tuple[int, int]) -> dict[str, Any]:
@@ -227,29 +223,22 @@ def _shape(region: _Region, size: tuple[int, int]) -> dict[str, Any]:
     if region.kind == "polygon":
         points = region.value["points"]
         pairs = points if isinstance(points, list) and points else [None]
-        outline = [_pixels(point, size) for point in pairs]
-    else:
-        keys = ("x", "y", "radiusX", "radiusY") if region.kind == "ellipse" else ("x", "y", "width", "height")
-        x, y, w, h = _numbers([region.value[key] for key in keys])
-        x, y, w, h = x * width / 100, y * height / 100, w * width / 100, h * height / 100
-        turn = math.radians(_numbers([region.value.get("rotation") or 0])[0])
-        if region.kind == "box" and not turn:
-            left, top, across, down = _numbers([region.value[key] for key in keys])
-            _check_percent([left, top, left + across, top + down])
-            return {"bbox": [x, y, w, h]}
-        corners = list(_ellipse(w, h)) if region.kind == "ellipse" else [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
-        cos, sin = math.cos(turn), math.sin(turn)
-        outline = [(x + right * cos - down * sin, y + right * sin + down * cos) for right, down in corners]
-        if region.kind == "box":  # a turned box is no mask: the upright one around it
-            xs, ys = zip(*outline, strict=True)
-            return {"bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]}
-    return {"segmentation": [[value for point in outline for value in point]]}
-
-
-def _ellipse(rx: float, ry: float) -> Iterator[tuple[float, float]]:
-    for side in range(SIDES):
-        angle = 2 * math.pi * side / SIDES
-        yield rx * math.cos(angle), ry * math.sin(angle)
+        return {"segmentation": [[value for point in pairs for value in _pixels(point, size)]]}
+    keys = ("x", "y", "radiusX", "radiusY") if region.kind == "ellipse" else ("x", "y", "width", "height")
+    left, top, across, down = _numbers([region.value.get(key) for key in keys])
+    x, y, w, h = left * width / 100, top * height / 100, across * width / 100, down * height / 100
+    turn = math.radians(_numbers([region.value.get("rotation") or 0])[0])
+    if region.kind == "ellipse":
+        return {"segmentation": [ellipse(x, y, w, h, turn)]}
+    if not turn:
+        _check_percent([left, top, left + across, top + down])
+        return {"bbox": [x, y, w, h]}
+    # A turned box is no mask: the upright one around it.
+    cos, sin = math.cos(turn), math.sin(turn)
+    corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
+    xs = [x + right * cos - low * sin for right, low in corners]
+    ys = [y + right * sin + low * cos for right, low in corners]
+    return {"bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]}
 
 
 def _pixels(point: Any, size: tuple[int, int]) -> tuple[float, float]:
@@ -267,7 +256,6 @@ def _check_percent(values: list[float]) -> None:
 
 
 def _numbers(values: list[Any]) -> list[float]:
-    found = [float(value) for value in values if type(value) in (int, float) and math.isfinite(value)]
-    if len(found) < len(values):
+    if not (all(type(value) in (int, float) for value in values) and are_finite(values)):
         raise Broken(f"coordinates are no finite numbers: {printable(repr(values), 60)}")
-    return found
+    return [float(value) for value in values]

@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
+from mask_frozen_detr.data.formats.ellipses import ellipse
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, Layout, Split
 from mask_frozen_detr.data.images import SUFFIXES
 from mask_frozen_detr.data.picture_paths import PictureFinder
@@ -33,7 +34,6 @@ NO_CLASSES = ("__ignore__", "_background_")  # labels that LabelMe's own convert
 HEAD = 1 << 16  # bytes of a json in which its first keys stand
 MOST_BYTES = 400_000_000  # a picture may be embedded
 LEFT_OUT = "shape that outlines nothing (a point or a line), left out"
-SIDES = 64  # of the polygon that stands for a circle
 
 
 def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
@@ -206,9 +206,7 @@ def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
 
 def _circle(centre: tuple[float, float], edge: tuple[float, float]) -> list[float]:
     radius = math.dist(centre, edge)
-    turns = [2 * math.pi * side / SIDES for side in range(SIDES)]
-    points = [(centre[0] + radius * math.cos(turn), centre[1] + radius * math.sin(turn)) for turn in turns]
-    return [value for point in points for value in point]
+    return ellipse(*centre, radius, radius)
 
 
 def _mask(shape: dict[str, Any], points: list[tuple[float, float]], size: tuple[int, int]) -> dict:

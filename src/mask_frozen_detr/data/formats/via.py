@@ -1,6 +1,5 @@
 """The VGG Image Annotator's own json, project or export: regions with shapes, classes in their attributes."""
 
-import math
 from collections import Counter
 from collections.abc import Collection
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
+from mask_frozen_detr.data.formats.ellipses import ellipse
 from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
 from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.validation import Broken, are_finite
@@ -21,7 +21,6 @@ EXPECTED = ("train/via_region_data.json with the pictures beside it, or a json o
 NAMES = ("class", "label", "name", "category", "type", "object")  # attributes that are taken for the class, in order
 ONE_CLASS = "object"  # of regions without attributes
 MOST_BYTES = 400_000_000
-SIDES = 64  # of the polygon that stands for an ellipse
 LEFT_OUT = "region that outlines nothing (a point or a line), left out"
 
 
@@ -144,13 +143,7 @@ def _shape(shape: Any) -> dict[str, Any] | None:
         radii = ("r", "r") if kind == "circle" else ("rx", "ry")
         x, y, rx, ry = _numbers(shape, "cx", "cy", *radii)
         theta = _numbers(shape, "theta")[0] if "theta" in shape else 0.0
-        outline = []
-        for side in range(SIDES):
-            turn = 2 * math.pi * side / SIDES
-            right, down = rx * math.cos(turn), ry * math.sin(turn)
-            outline.append(x + right * math.cos(theta) - down * math.sin(theta))
-            outline.append(y + right * math.sin(theta) + down * math.cos(theta))
-        return {"segmentation": [outline]}
+        return {"segmentation": [ellipse(x, y, rx, ry, theta)]}
     raise Broken(f"shape of an unknown type: {printable(repr(kind), 40)}")
 
 

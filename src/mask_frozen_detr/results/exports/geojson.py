@@ -3,12 +3,12 @@
 Holes are rings within their part, parts of one object a MultiPolygon.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.found import Files, Picture
 
 
@@ -31,7 +31,7 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
             }
             features.append({"type": "Feature", "geometry": geometry, "properties": properties})
         content = {"type": "FeatureCollection", "features": features}
-        made[f"{picture.name}.geojson"] = (json.dumps(content, ensure_ascii=False) + "\n").encode()
+        made[f"{picture.name}.geojson"] = encode_json(content, indent=None)
     return made
 
 

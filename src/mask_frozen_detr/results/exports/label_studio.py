@@ -4,7 +4,6 @@ Polygons in percent of the picture's sides. Pictures are named as local files:
 LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder that holds them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.found import Files, Picture
 from mask_frozen_detr.results.exports.regions import Region
 from mask_frozen_detr.results.outlines import one_ring
@@ -32,7 +32,7 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
         f'  <PolygonLabels name="label" toName="image">\n{labels}  </PolygonLabels>\n</View>\n'
     )
     return {
-        "tasks.json": (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode(),
+        "tasks.json": encode_json(tasks, indent=1),
         "label_config.xml": config.encode(),
     }
 

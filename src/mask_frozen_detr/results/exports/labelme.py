@@ -1,10 +1,10 @@
 """LabelMe: NAME.json with polygons; parts of one object share a group, holes hang on seams of no width."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.found import Files, Picture
 from mask_frozen_detr.results.exports.regions import Region
 from mask_frozen_detr.results.outlines import with_seams
@@ -21,7 +21,7 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
             for one, parts in picture.outlined()
         ]
         content = labelled(picture.seen_from(folder), picture.width, picture.height, regions)
-        made[f"{picture.name}.json"] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+        made[f"{picture.name}.json"] = encode_json(content, indent=1)
     return made
 
 

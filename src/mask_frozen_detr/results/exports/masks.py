@@ -1,13 +1,13 @@
 """A PNG a mask, white on black, as large as its picture: NAME.001.png; masks.json says what each is of."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.found import Files, Picture
 
 
@@ -31,5 +31,5 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
                     "bbox": one.box,
                 }
             )
-    made["masks.json"] = (json.dumps(listed, ensure_ascii=False, indent=1) + "\n").encode()
+    made["masks.json"] = encode_json(listed, indent=1)
     return made

@@ -5,7 +5,6 @@ is left are left out.
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mask_frozen_detr.machine.files import encode_json
 from mask_frozen_detr.results.exports.found import Files, Picture
 
 
@@ -44,5 +44,5 @@ def files(pictures: Sequence[Picture], names: Mapping[int, str], folder: Path) -
         annotations.append({"image_id": number, "file_name": f"{picture.name}.png", "segments_info": segments})
     categories = [{"id": key, "name": name, "isthing": 1} for key, name in sorted(names.items())]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    made["panoptic.json"] = (json.dumps(content, ensure_ascii=False) + "\n").encode()
+    made["panoptic.json"] = encode_json(content, indent=None)
     return made
