@@ -3,57 +3,60 @@
 import argparse
 import multiprocessing
 import os
+import resource
 import shutil
 import sys
 import tempfile
 import time
-import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from random import Random
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 
+from campaign.attempts import attempt, attempts
 from campaign.bench import Bench, Kind, Try, build
 from campaign.kinds import KINDS
 from campaign.warm import prepare
 
-SHOWN = 3  # failures of a kind that are printed in full
+SHOWN = 3  # faults of a try that are printed
 
 
-def attempt(kind: Kind, bench: Bench, seed: int, number: int, keep: bool = False) -> Try:
-    """One try. keep: leave its folder, and say where."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{kind.name}-{number}-", dir=bench.root))
-    try:
-        return kind.attempt(bench, Random(f"{kind.name} {seed} {number}"), folder)
-    except Exception:  # the campaign itself: to be mended, not to be passed over
-        return Try("", [f"the campaign fell short: {traceback.format_exc()}"])
-    finally:
-        if keep:
-            print(f"kept: {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def attempts(kind: Kind, bench: Bench, seed: int, numbers: range, jobs: int, until: float) -> list[tuple[int, Try]]:
+def share_out(
+    kind: Kind, bench: Bench, seed: int, numbers: range, jobs: int, until: float
+) -> Iterator[tuple[int, Try]]:
     """Tries in so many processes, until a moment at the latest."""
     if jobs == 1:
-        return [(number, attempt(kind, bench, seed, number)) for number in numbers if time.monotonic() < until]
+        yield from attempts(kind, bench, seed, numbers, until)
+        return
     context = multiprocessing.get_context("fork")
-    ends = []
+    processes, ends = [], []
     for job in range(jobs):
         here, there = context.Pipe(duplex=False)
-        share = numbers[job::jobs]
 
-        def work(end=there, share=share) -> None:
-            end.send(attempts(kind, bench, seed, share, 1, until))
+        def work(end: Connection = there, share: range = numbers[job::jobs]) -> None:
+            for entry in attempts(kind, bench, seed, share, until):
+                end.send(entry)
 
-        process = context.Process(target=work)
-        process.start()
-        ends.append((here, process))
-    found = [entry for here, _ in ends for entry in here.recv()]
-    for _, process in ends:
+        processes.append(context.Process(target=work))
+        processes[-1].start()
+        there.close()
+        ends.append(here)
+    while ends:
+        for end in wait(ends):
+            assert isinstance(end, Connection)
+            try:
+                yield end.recv()
+            except EOFError:
+                ends.remove(end)
+    for process in processes:
         process.join()
-    return sorted(found, key=lambda entry: entry[0])
+
+
+def processor_seconds() -> float:
+    """Of this process and all that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main() -> int:
@@ -78,18 +81,9 @@ def main() -> int:
         if options.number is not None:
             return _repeat(chosen, bench, options)
         failures = 0
-        print(
-            f"seed {options.seed}\n{'kind':<18}{'tries':>6}{'fell short':>12}{'seconds':>9}  what is tried", flush=True
-        )
+        print(f"seed {options.seed}\n{'kind':<16}{'tries':>6}{'fell short':>12}{'core s a try':>14}", flush=True)
         for kind in chosen:
-            began = time.monotonic()
-            numbers = range(options.first, options.first + options.tries)
-            found = attempts(kind, bench, options.seed, numbers, options.jobs, began + options.seconds)
-            failed = [(number, one) for number, one in found if one.faults]
-            failures += len(failed)
-            seconds = time.monotonic() - began
-            print(f"{kind.name:<18}{len(found):>6}{len(failed):>12}{seconds:>9.0f}  {kind.about}", flush=True)
-            _tell(kind, failed, options.seed)
+            failures += _try(kind, bench, options)
         return int(failures > 0)
     finally:
         if not options.keep:
@@ -104,17 +98,25 @@ def _repeat(chosen: list[Kind], bench: Bench, options: argparse.Namespace) -> in
     return int(bool(found.faults))
 
 
-def _tell(kind: Kind, failed: list[tuple[int, Try]], seed: int) -> None:
-    """The first failure of each sort, and how to repeat it."""
-    sorts: dict[str, list[tuple[int, Try]]] = {}
-    for number, one in failed:
-        sorts.setdefault(one.faults[0].split(":")[0][:60], []).append((number, one))
-    for alike in sorted(sorts.values(), key=len, reverse=True):
-        number, one = alike[0]
-        print(f"  {len(alike)} × --kind {kind.name} --seed {seed} --try {number}: {one.what[:300]}")
-        for fault in one.faults[:SHOWN]:
-            print(f"      {fault[:600]}")
-    sys.stdout.flush()
+def _try(kind: Kind, bench: Bench, options: argparse.Namespace) -> int:
+    """All tries of a kind; how many fell short. The first of each sort is told at once, and how to repeat it."""
+    until, used = time.monotonic() + options.seconds, processor_seconds()
+    numbers = range(options.first, options.first + options.tries)
+    tries, failures, sorts = 0, 0, set()
+    for number, one in share_out(kind, bench, options.seed, numbers, options.jobs, until):
+        tries += 1
+        if not one.faults:
+            continue
+        failures += 1
+        sort = one.faults[0].split(":")[0][:60]
+        if sort not in sorts:
+            sorts.add(sort)
+            print(f"  --kind {kind.name} --seed {options.seed} --try {number}: {one.what[:300]}")
+            for fault in one.faults[:SHOWN]:
+                print(f"      {fault[-600:]}", flush=True)
+    each = (processor_seconds() - used) / max(1, tries)
+    print(f"{kind.name:<16}{tries:>6}{failures:>12}{each:>14.2f}  {kind.about}", flush=True)
+    return failures
 
 
 if __name__ == "__main__":

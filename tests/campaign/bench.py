@@ -14,13 +14,15 @@ from typing import Any
 
 from campaign.commands import Command, Ran, command_line, run
 
-STEPS = 9
+STEPS = 4
 NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
-TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
+TRAINING = (
+    f"--iterations {STEPS} --checkpoint-every 2 --log-every 1 --batch 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
+)
 VARIANTS = {
     "plain": "--workers 0 --log none",
     "mean": "--workers 0 --ema 0.9 --log none",
-    "accumulation": "--workers 0 --batch 4 --accumulate 2 --log-every 2 --log none",
+    "accumulation": "--workers 0 --batch 2 --accumulate 2 --log-every 2 --log none",
     "a loader process": "--workers 1 --log none",
     "cache": "--workers 0 --cache {folder}/cache --log none",
     "fine-tuning": "--workers 0 --finetune partial --ema 0.5 --log none",
@@ -151,12 +153,9 @@ def build(bench: Bench) -> None:
     """All of it but the detector, each part in a fork: this process must never have run a thread of its own."""
     root = bench.root
 
-    def render() -> None:
-        from mask_frozen_detr.demo.scenes import render_scenes
+    from campaign.tiny import draw_data
 
-        render_scenes(bench.data, train=6, val=3)
-
-    _need(Command(render, root).wait())
+    draw_data(bench.data)
     _need(run(bench.train(bench.run), root))
     _need(run(bench.train(root / "cached", "cache"), root))
     from campaign.warm import import_what
@@ -191,8 +190,12 @@ class Try:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault. attempt: one try, in a new folder, decided by the generator alone."""
+    """A kind of fault. attempt: one try, in a new folder, decided by the generator alone.
+
+    forks: its commands need processes of their own, as those that are killed do.
+    """
 
     name: str
     about: str
     attempt: Callable[[Bench, Random, Path], Try]
+    forks: bool = False

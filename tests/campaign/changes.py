@@ -91,20 +91,21 @@ def _configuration(name: str, keys: dict[str, object]) -> Change:
 PREPROCESSING = _configuration(
     "preprocessor_config.json",
     {
-        "size": {"height": 128, "width": 128},
+        "size": {"height": 96, "width": 96},
         "do_rescale": False,
         "rescale_factor": 0.01,
-        "do_normalize": True,
+        "do_normalize": False,
+        "image_mean": [0.5, 0.5, 0.5],
         "resample": 0,
     },
 )
 CONFIGURATION = _configuration(
     "config.json",
     {
-        "decoder_activation_function": "gelu",
-        "activation_function": "relu",
-        "positional_encoding_temperature": 100,
-        "eval_size": [64, 64],
+        "activation_function": "gelu",
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 1,
+        "position_embedding_type": "learned",
         "id2label": {"0": "ring", "1": "disc", "2": "star"},
     },
 )

@@ -1,4 +1,7 @@
-"""Command lines run in forks of a process that has imported everything: cheap, killable, bounded in time and memory."""
+"""Command lines run in forks of a process that has imported everything: cheap, killable, bounded in time and memory.
+
+Or, where only what they read and write is judged, one after another in one fork that is watched: cheaper still.
+"""
 
 import contextlib
 import ctypes
@@ -66,7 +69,7 @@ class Command:
         late = False
         pause = 0.002
         while not self.over():
-            if self._computed() > seconds or time.monotonic() - self.started > WAITED * seconds:
+            if self.computed() > seconds or time.monotonic() - self.started > WAITED * seconds:
                 late = True
                 self.signal(signal.SIGKILL)
                 break
@@ -74,12 +77,14 @@ class Command:
             pause = min(0.02, pause * 1.5)
         _, status, used = os.wait4(self.pid, 0)
         self.signal(signal.SIGKILL, group=True)  # loader processes that outlive it
-        text = self.output.read_bytes().decode(errors="replace")
-        self.output.unlink()
+        text = ""
+        if self.output.exists():  # it may end before it has a file to write to
+            text = self.output.read_bytes().decode(errors="replace")
+            self.output.unlink()
         code = os.waitstatus_to_exitcode(status)
         return Ran(code, text, time.monotonic() - self.started, used.ru_maxrss / 1024 - self.floor, late)
 
-    def _computed(self) -> float:
+    def computed(self) -> float:
         """Seconds of a processor that the command has had."""
         words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -91,32 +96,45 @@ def _be_command(work: Callable[[], int | None], output: Path, file_limit: int | 
     try:
         os.setpgid(0, 0)
         LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL)
-        written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(written, 1)
-        os.dup2(written, 2)
-        answers, pipe = os.pipe()  # whoever asks is told yes
-        os.write(pipe, b"y\n" * 20)
-        os.close(pipe)
-        os.dup2(answers, 0)
+        _redirect(output)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = size + 2 * MEMORY * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         if file_limit is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: an error instead
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-        code = work() or 0
+        code = _code_of(work)
+    finally:
+        os._exit(code)
+
+
+def _redirect(output: Path) -> None:
+    """What is printed goes to a file; whoever asks is told yes."""
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    os.close(written)
+    answers, pipe = os.pipe()
+    os.write(pipe, b"y\n" * 20)
+    os.close(pipe)
+    os.dup2(answers, 0)
+    os.close(answers)
+
+
+def _code_of(work: Callable[[], int | None]) -> int:
+    """The exit code; what nothing else has caught is printed as the interpreter does."""
+    try:
+        return work() or 0
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:  # before the command line itself
-        code = 130
+        return 130
     except BaseException:
         traceback.print_exc()
+        return 1
     finally:
-        try:
+        with contextlib.suppress(OSError):  # a full disk
             sys.stdout.flush()
             sys.stderr.flush()
-        finally:
-            os._exit(code)
 
 
 def command_line(arguments: Sequence[str | Path]) -> Callable[[], int]:
@@ -138,7 +156,45 @@ def command_line(arguments: Sequence[str | Path]) -> Callable[[], int]:
 
 def run(arguments: Sequence[str | Path], folder: Path, seconds: float = SECONDS, file_limit: int | None = None) -> Ran:
     """`mask-frozen-detr ARGUMENTS` to its end. folder: where what it prints lies meanwhile."""
-    return Command(command_line(arguments), folder, file_limit).wait(seconds)
+    return call(command_line(arguments), folder, seconds, file_limit)
+
+
+def call(work: Callable[[], int | None], folder: Path, seconds: float = SECONDS, file_limit: int | None = None) -> Ran:
+    """`work` to its end, in a fork, or here after `stay_here`."""
+    if not _STAYS:
+        return Command(work, folder, file_limit).wait(seconds)
+    output = folder / f".output-{time.monotonic_ns()}"
+    started = time.monotonic()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of this command
+    floor = _megabytes("VmRSS")
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        _redirect(output)
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+        code = _code_of(work)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for number, copy in enumerate(kept):
+            os.dup2(copy, number)
+            os.close(copy)
+    text = output.read_bytes().decode(errors="replace")
+    output.unlink()
+    return Ran(code, text, time.monotonic() - started, _megabytes("VmHWM") - floor)
+
+
+def stay_here() -> None:
+    """From now on `run` and `call` do all in this process: whoever forked it sees to its end."""
+    _STAYS.append(True)
+
+
+_STAYS: list[bool] = []
+
+
+def _megabytes(name: str) -> float:
+    """Of this process, as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def manners(ran: Ran, codes: Collection[int] = (0, 2)) -> list[str]:

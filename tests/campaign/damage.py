@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from campaign.bench import Bench, Outcome, Try, outcome, predictions
+from campaign.bench import STEPS, Bench, Outcome, Try, outcome, predictions
 from campaign.commands import Ran, manners, run
 
 
@@ -88,7 +88,7 @@ def records_of_runs(bench: Bench, random: Random, folder: Path) -> Try:
     finished = random.random() < 0.3
     output = shutil.copytree(bench.run if finished else bench.killed, folder / "run")
     names = ["training.json", "mask_frozen_detr.json", "metrics.jsonl"]
-    names += ["mask_network.safetensors", "evaluation-9.json"] if finished else ["checkpoint.pt"] * 3
+    names += ["mask_network.safetensors", f"evaluation-{STEPS}.json"] if finished else ["checkpoint.pt"] * 3
     what = damage(output / random.choice(names), random)
     ran = run(bench.train(output, "plain", "--resume"), folder)
     faults = manners(ran)
@@ -139,7 +139,7 @@ def data_files(bench: Bench, random: Random, folder: Path) -> Try:
     faults = manners(ran)
     found = predictions(folder / "out", folder)
     if not faults and ran.code:
-        faults.append(f"one damaged picture of three ends it all: {ran.last_line}")
+        faults.append(f"one damaged picture ends it all: {ran.last_line}")
     elif not faults:
         listed = {Path(image["file_name"]).name for image in found["images"]}
         missing = {path.name for path in bench.pictures()} - listed

@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from campaign.bench import Bench, Try, lost, tree
+from campaign.bench import STEPS, Bench, Try, lost, tree
 from campaign.commands import manners, run
 
 # Names that a command may want for itself, and names that nobody wants.
 NAMES = [
     *("mask_network.safetensors", "mask_frozen_detr.json", "training.json", "metrics.jsonl", "checkpoint.pt"),
-    *("evaluation-9.json", "evaluation-1.json", "evaluation-notes.json", "detector/model.safetensors"),
+    *(f"evaluation-{STEPS}.json", "evaluation-1.json", "evaluation-notes.json", "detector/model.safetensors"),
     *("detector/notes.txt", "tensorboard/events.mine", ".notes.part", "thesis.part2.txt", ".thesis.1.part.json"),
     *("predictions.json", "results.json", "masks.png", "notes.txt", ".hidden", "lock", ".lock", "run.lock"),
     *("reproduce.json", "reproduce.md", "reproduce.png", "timing/notes.txt", "timing/metrics.jsonl"),

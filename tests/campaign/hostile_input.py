@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from campaign.bench import Bench, Try
-from campaign.commands import Command, manners, run
+from campaign.commands import Command, call, manners, run
 from campaign.damage import check_predictions
 from campaign.hostile import ESCAPES, NUMBERS, TEXTS, hostile_value, mutate, text_of
 
@@ -33,7 +33,7 @@ def annotations(bench: Bench, random: Random, folder: Path) -> Try:
     what = f"{what} {odd}".strip()
     way = random.random()
     if way < 0.6:
-        faults = manners(Command(lambda: _read(data), folder).wait(30))
+        faults = manners(call(lambda: _read(data), folder, 30))
         if not faults:  # pycocotools may end by a signal on such files: what it has said until then counts
             said = Command(lambda: _compare(data), folder).wait(30).text
             faults = [line for line in said.splitlines() if line.startswith(OTHER)]

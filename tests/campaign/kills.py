@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from random import Random
 
-from campaign.bench import VARIANTS, Bench, Try, outcome
+from campaign.bench import STEPS, VARIANTS, Bench, Try, outcome
 from campaign.commands import Command, Ran, command_line, manners, run
 
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
-SPAN = 3.0  # seconds that a run takes, or a little more
+SPAN = 1.5  # seconds that a run takes, or a little more
 
 
 def killed_and_resumed(bench: Bench, random: Random, folder: Path) -> Try:
@@ -24,11 +24,14 @@ def killed_and_resumed(bench: Bench, random: Random, folder: Path) -> Try:
     faults: list[str] = []
     for _ in range(random.choice([1, 1, 2, 3])):
         number = random.choice(list(SIGNALS))
-        # From the first moment on, and more often where the steps are.
-        moment, group = random.choice([random.uniform(0, 0.4), random.uniform(0, SPAN)]), random.random() < 0.5
-        story.append(f"{number.name} at {moment:.2f} s{' to all' if group else ''}")
-        ran = _killed_at(bench, output, variant, number, moment, group)
-        faults += [f"after {story[-1]}: {fault}" for fault in _check_killed(ran, number, output)]
+        # At the start, or about the end of a step: of so many, that the machine's pace decides nothing.
+        steps, later, group = random.choice([None, *range(STEPS + 1)]), random.uniform(0, 0.1), random.random() < 0.5
+        if steps is None:
+            later *= 6
+        moment = f"{later:.2f} s after {'the start' if steps is None else f'step {steps}'}"
+        story.append(f"{number.name} {moment}{' to all' if group else ''}")
+        ran = _killed_at(bench, output, variant, number, steps, later, group)
+        faults += [f"{story[-1]}: {fault}" for fault in _check_killed(ran, number, output)]
         if faults:
             break
     if not faults:
@@ -45,12 +48,27 @@ def _again(bench: Bench, output: Path, variant: str) -> list[str]:
     return bench.train(output, variant, *(["--resume"] if there else []))
 
 
-def _killed_at(bench: Bench, output: Path, variant: str, number: int, moment: float, group: bool) -> Ran:
+def _killed_at(
+    bench: Bench, output: Path, variant: str, number: int, steps: int | None, later: float, group: bool
+) -> Ran:
+    """steps: wait until so many are told of, None: not at all. later: seconds after that."""
     command = Command(command_line(_again(bench, output, variant)), output.parent)
-    while not command.over() and time.monotonic() - command.started < moment:
+    while steps is not None and _steps(output) < steps and not command.over():
+        time.sleep(0.005)
+    began = time.monotonic()
+    while not command.over() and time.monotonic() - began < later:
         time.sleep(0.001)
     command.signal(number, group)
     return command.wait()
+
+
+def _steps(output: Path) -> int:
+    """That a run has told of; -1 before it began."""
+    metrics = output / "metrics.jsonl"
+    if not metrics.exists():
+        return -1
+    lines = [line for line in metrics.read_bytes().splitlines() if line.endswith(b"}")]
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
@@ -70,7 +88,7 @@ def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
 def signals_at_the_start(bench: Bench, random: Random, folder: Path) -> Try:
     """A real process that is interrupted while it imports: no traceback of ours, and the shell's exit code."""
     number = random.choice([signal.SIGINT, signal.SIGTERM])
-    moment = random.uniform(0.0, 4.0) if random.random() < 0.5 else random.uniform(0.0, 0.6)
+    moment = random.uniform(0.0, 4.0) if random.random() < 0.2 else random.uniform(0.0, 0.6)
     commands = [
         bench.train(folder / "run"),
         ["evaluate", str(bench.run), str(bench.data)],
@@ -131,8 +149,8 @@ def two_runs_one_folder(bench: Bench, random: Random, folder: Path) -> Try:
     if not faults:
         found = outcome(output)
         seed = json.loads((output / "training.json").read_text())["seed"]
-        if len(found.metrics) != 9:
-            faults.append(f"{len(found.metrics)} lines of metrics, expected 9")
+        if len(found.metrics) != STEPS:
+            faults.append(f"{len(found.metrics)} lines of metrics, expected {STEPS}")
         elif seed == 0 and found.differences(bench.undisturbed("plain")):
             faults.append(f"mixed: other {found.differences(bench.undisturbed('plain'))}, exit codes {codes}")
         elif seed == 0 and first_seed != second_seed and codes == [2, 0]:

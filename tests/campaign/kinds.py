@@ -6,9 +6,9 @@ from campaign.bench import Kind
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("kills", "runs killed 1 to 3 times and resumed", kills.killed_and_resumed),
-        Kind("start", "processes interrupted while they start", kills.signals_at_the_start),
-        Kind("two-runs", "two commands on one folder", kills.two_runs_one_folder),
+        Kind("kills", "runs killed 1 to 3 times and resumed", kills.killed_and_resumed, forks=True),
+        Kind("start", "processes interrupted while they start", kills.signals_at_the_start, forks=True),
+        Kind("two-runs", "two commands on one folder", kills.two_runs_one_folder, forks=True),
         Kind("changed-resume", "data or detector changed before --resume", changes.before_resume),
         Kind("changed-use", "detector changed before predict or evaluate", changes.before_use),
         Kind("weights", "damaged weights and descriptions", damage.weights_of_runs),

@@ -17,7 +17,7 @@ from campaign.bench import Bench, Try, predictions
 from campaign.commands import manners, run
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "La"]
-SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (3000, 1), (1, 3000), (6000, 2), (2, 6000), (31, 33), (640, 480), (2000, 1500)]
+SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (3000, 1), (1, 3000), (6000, 2), (2, 6000), (31, 33), (640, 480), (1000, 700)]
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 

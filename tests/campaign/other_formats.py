@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from campaign.bench import Bench, Try
-from campaign.commands import Command, manners, run
+from campaign.commands import call, manners, run
 from campaign.damage import damage
 from campaign.hostile import ESCAPES, NUMBERS, TEXTS, mutate, text_of
 from campaign.odd_pictures import put
@@ -154,7 +154,7 @@ def tried(bench: Bench, random: Random, folder: Path) -> Try:
         what.append(_spoil(random.choice([path for path in files if path.suffix == suffix]), random))
     way = random.random()
     if way < 0.8:
-        faults = manners(Command(lambda: read_all(data), folder).wait(30))
+        faults = manners(call(lambda: read_all(data), folder, 30))
     elif way < 0.9:
         faults = manners(run(["inspect", data, "--html", folder / "page.html"], folder))
     else:

@@ -17,7 +17,7 @@ SAMPLE = {
 
 def _sample(numbers: dict[str, int], root: str, found) -> None:
     """In a process that has run no threads: its commands are forks of it."""
-    from campaign.__main__ import attempt
+    from campaign.attempts import attempts
     from campaign.bench import Bench, build
     from campaign.warm import prepare
 
@@ -25,7 +25,8 @@ def _sample(numbers: dict[str, int], root: str, found) -> None:
     prepare(bench)
     build(bench)
     for name, number in numbers.items():
-        found.send((name, attempt(KINDS[name], bench, 0, number)))
+        for entry in attempts(KINDS[name], bench, 0, [number], float("inf")):
+            found.send((name, entry[1]))
     found.close()
 
 

@@ -9,10 +9,13 @@ import gc
 import importlib
 import io
 import re
+import signal
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
+import tyro
 
 from campaign.bench import Bench
 from campaign.commands import Command, command_line
@@ -20,21 +23,24 @@ from campaign.commands import Command, command_line
 
 def prepare(bench: Bench) -> None:
     """Import what every command needs, build the detector, load it once."""
-    from conftest import build_squashing_detector
-
     import mask_frozen_detr.cli
     import mask_frozen_detr.demo.run
     import mask_frozen_detr.paper.reproduce
     import mask_frozen_detr.prediction.files
     import mask_frozen_detr.training.loop
+    from campaign.tiny import build_detector
     from mask_frozen_detr.detectors import load_detector
 
     torch.set_num_threads(1)
     re._MAXCACHE = 100_000  # type: ignore[attr-defined]  # transformers compiles some thousand patterns a load
-    build_squashing_detector(bench.detector)
+    # tyro reads the comments of a class's source again at every command line.
+    tokens = tyro._docstrings._ClassTokenization
+    tokens.make = staticmethod(cache(tokens.make))  # type: ignore[method-assign]
+    build_detector(bench.detector)
     load_detector(bench.detector)  # builds tables of transformers that take longer than all else
     with contextlib.redirect_stdout(io.StringIO()):
         mask_frozen_detr.cli.main(["detectors"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which `main` has set: forks are to start as processes do
     settle()
 
 
