@@ -24,11 +24,12 @@ from mask_frozen_detr.data.images import find_images, read_image
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.machine.memory import keep_freed_memory
-from mask_frozen_detr.model import MaskFrozenDetr, PreparedPicture
+from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.prediction import predict_files
 from mask_frozen_detr.results.drawing import draw_instances
 from mask_frozen_detr.results.inference import top_detections
 from mask_frozen_detr.results.prediction_files import describe_found, hash_picture, save_own_picture
+from mask_frozen_detr.results.predictor import PreparedPicture
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Options:
 
 
 @torch.no_grad()
-def models_alone(model: MaskFrozenDetr, pictures: Sequence[PreparedPicture], options: Options) -> None:
+def models_alone(model: MaskFrozenDetr, pictures: Sequence[PreparedPicture[torch.Tensor]], options: Options) -> None:
     """The forward passes that `predict` makes of these pictures, and nothing else."""
     model.network.eval()
     rule = model.detector.info.score_rule

@@ -22,7 +22,8 @@ from mask_frozen_detr.detectors.base import DetectorShapes
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge, collate_images
 from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.network import MaskNetworkConfig
-from mask_frozen_detr.results.given_boxes import UNKNOWN, segment_boxes
+from mask_frozen_detr.results.box_inputs import UNKNOWN
+from mask_frozen_detr.results.given_boxes import segment_boxes
 from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.run.card import CARD_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES

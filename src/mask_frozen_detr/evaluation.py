@@ -33,7 +33,7 @@ from mask_frozen_detr.results.evaluation_record import (
     write_evaluation,
 )
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.predictor import Segmenter
+from mask_frozen_detr.results.predictor import Predictor
 from mask_frozen_detr.results.scoring import Scores, metric_names, score, scorer_name
 
 __all__ = [
@@ -89,7 +89,7 @@ class EvaluationImages(Dataset[tuple[int, Any, str]]):
 
 
 def evaluate(
-    model: Segmenter,
+    model: Predictor,
     data: CocoData,
     batch: int = 1,
     workers: int = 0,
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def measure(
-    model: Segmenter,
+    model: Predictor,
     data: CocoData,
     batch: int = 1,
     workers: int = 0,
@@ -222,7 +222,7 @@ def _are_results(data: bytes, kept: tuple[str, ...]) -> bool:
 class _Run:
     """The model over images. entries: COCO results with boxes, masks and both scores. unused: image id and reason."""
 
-    model: Segmenter
+    model: Predictor
     classes: ClassMap
     max_detections: int
     score_threshold: float

@@ -2,16 +2,14 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from mask_frozen_detr.data.classes import RunClasses, class_indices
+from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
@@ -23,22 +21,22 @@ from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
-from mask_frozen_detr.results.assemble import check_thresholds
-from mask_frozen_detr.results.careful_boxes import segment_carefully
-from mask_frozen_detr.results.given_boxes import call_by, check_boxes, find_labels, segment_boxes
+from mask_frozen_detr.results.box_inputs import call_by, check_boxes, find_labels
+from mask_frozen_detr.results.given_boxes import look_into_boxes
 from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.predictor import Predictor
 from mask_frozen_detr.run.card import CARD_FILE, Card, write_card
 from mask_frozen_detr.run.description import (
     CONFIG_FILE,
     DETECTIONS,
     DETECTOR_FOLDER,
-    FORMAT,
     WEIGHTS_FILE,
+    RunConfig,
     Supervision,
     read_run_config,
 )
-from mask_frozen_detr.run.detector import check_detector, check_files, find_detector, place_of
+from mask_frozen_detr.run.detector import check_detector, load_run_detector, place_of
 from mask_frozen_detr.run.facts import read_facts
 from mask_frozen_detr.run.hub import upload
 from mask_frozen_detr.run.locate import locate_run
@@ -56,15 +54,14 @@ __all__ = [
 ]
 
 
-class MaskFrozenDetr(nn.Module):
+class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
     """Instance masks from a detector that stays as it is.
 
     detector: the frozen detector. network: the mask network built for it. own_detector: the detector was fine-tuned
     with the masks (Table 11), is nowhere else, and is saved with them. classes: how the run's training data calls the
-    detector's classes; None before a training and for runs of older versions. max_detections: detections an image where
-    nothing else is asked for: what the run was trained with. run_folder: where the records of the training lie, which
-    a model card tells of; None where it was not loaded from a folder. held_out: which images of the training data were
-    kept for val, where that had no val split. supervision: how it was trained, where not on drawn masks alone.
+    detector's classes; None before a training and for runs of older versions. run_folder: where the records of the
+    training lie, which a model card tells of; None where it was not loaded from a folder. supervision: how it was
+    trained, where not on drawn masks alone.
     """
 
     def __init__(
@@ -119,25 +116,9 @@ class MaskFrozenDetr(nn.Module):
         """
         folder = locate_run(run, revision)
         saved = read_run_config(folder)
-        identity = saved.detector
-        own = detector is None and identity.name == DETECTOR_FOLDER and (folder / DETECTOR_FOLDER).is_dir()
-        if own:
-            check_files(folder, saved)
-            detector = folder / DETECTOR_FOLDER
+        own = False
         if not isinstance(detector, FrozenDetector):
-            if detector is None:
-                detector_revision = detector_revision or identity.revision
-            try:
-                detector = load_detector(
-                    str(detector or find_detector(saved, folder)),
-                    revision=detector_revision,
-                    encoder_layer=identity.encoder_layer or DEFAULT_ENCODER_LAYER,
-                    prompt=identity.prompt if prompt is None else prompt,
-                )
-            except UserError as error:
-                raise UserError(
-                    f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
-                ) from error
+            detector, own = load_run_detector(run, saved, folder, detector, detector_revision, prompt)
         check_detector(run, saved, detector)
         model = cls(detector, load_network(saved, folder), own, saved.classes)
         model.max_detections, model.held_out, model.run_folder = saved.max_detections, saved.held_out, folder
@@ -175,8 +156,8 @@ class MaskFrozenDetr(nn.Module):
         """
         folder = Path(folder)
         check_transformers_files(folder)
-        description = self.describe(folder if places else None)
-        write_json_atomic(folder / CONFIG_FILE, description)
+        config = self.run_config(folder if places else None)
+        write_json_atomic(folder / CONFIG_FILE, config.describe())
         checksums = {}
         if self.own_detector:
             write_folder_atomic(folder / DETECTOR_FOLDER, self.detector.save)
@@ -186,7 +167,7 @@ class MaskFrozenDetr(nn.Module):
         if card:
             write_card(folder / CARD_FILE, self.card(folder.absolute().name))
         checksums[WEIGHTS_FILE] = save_network_weights(self.network, folder / WEIGHTS_FILE)
-        write_json_atomic(folder / CONFIG_FILE, {**description, "checksums": checksums})
+        write_json_atomic(folder / CONFIG_FILE, replace(config, checksums=checksums).describe())
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None, pictures: bool = False) -> str:
         """Upload the mask network as a hub repository, with a model card; returns its address.
@@ -225,32 +206,24 @@ class MaskFrozenDetr(nn.Module):
             own_detector=self.own_detector,
         )
 
-    def describe(self, folder: Path | None = None) -> dict[str, Any]:
+    def run_config(self, folder: Path | None = None) -> RunConfig:
         """What a run folder says about the model; of that folder, also where a local detector lies from there."""
-        identity = self.detector.info.identity
-        if self.own_detector:
-            identity = replace(identity, name=DETECTOR_FOLDER, revision=None)
-        classes = {} if self.classes is None else {"classes": self.classes.describe()}
-        held_out = {} if self.held_out is None else {"held_out": asdict(self.held_out)}
-        supervision = {} if self.supervision is None else {"supervision": asdict(self.supervision)}
-        path = None if self.own_detector or folder is None else self.detector.info.path
-        place = {} if path is None or folder is None else {"detector_place": asdict(place_of(path, folder))}
-        return {
-            "format": FORMAT,
-            "detector": identity.as_dict(),
-            **place,
-            "shapes": asdict(self.network.shapes),
-            "network": asdict(self.network.config),
-            "class_names": self.detector.info.class_names,
-            **classes,
-            **held_out,
-            **supervision,
-            "max_detections": self.max_detections,
-            "preprocessing": self.detector.info.preprocessing.describe(),
-        }
+        info = self.detector.info
+        path = None if self.own_detector or folder is None else info.path
+        return RunConfig(
+            replace(info.identity, name=DETECTOR_FOLDER, revision=None) if self.own_detector else info.identity,
+            self.network.shapes,
+            self.network.config,
+            self.classes,
+            self.max_detections,
+            info.class_names,
+            info.preprocessing.describe(),
+            None if path is None or folder is None else place_of(path, folder),
+            self.held_out,
+            self.supervision,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
-        """All of the model that decides what is found in a picture, as JSON, here and now: the precision as well."""
         info, kind = self.detector.info, self.device.type
         identity = {key: value for key, value in info.identity.as_dict().items() if key not in ("name", "revision")}
         return {
@@ -262,24 +235,15 @@ class MaskFrozenDetr(nn.Module):
         }
 
     @property
-    def class_names(self) -> list[str]:
-        """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
-        names = self.detector.info.class_names
-        return names if self.classes is None else self.classes.names(names)
-
-    @property
     def detector_names(self) -> list[str]:
-        """The detector's own class names, "" where it has none."""
         return self.detector.info.class_names
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The detector's own, from an RGB picture to what `segment` takes of it."""
         return self.detector.info.preprocessing
 
     @property
     def supervised(self) -> str:
-        """How the masks were trained, in a sentence, where not on drawn masks alone."""
         return "" if self.supervision is None else self.supervision.sentence()
 
     @property
@@ -298,14 +262,8 @@ class MaskFrozenDetr(nn.Module):
         careful: bool = False,
         classes: Sequence[str] | None = None,
     ) -> Any:
-        """Instances of one image, or a list of them for a list, tuple or generator of images.
+        """Instances of one image, or a list of them for several; arguments and errors as of `Predictor.predict`, and:
 
-        images: paths, encoded bytes and binary file objects (turned as their EXIF data says); PIL images of any mode,
-            arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and tensors (1, H, W), (3, H, W) or (4, H, W), uint8,
-            uint16, bool or floats in [0, 1], RGB or grey (as they lie).
-        score_threshold: on the final score (equation 13, or 2), 0 to 1.
-        max_detections: None takes what the run was trained with, else 100.
-        probabilities: keep the probability maps too.
         boxes: masks for these instead of what the detector finds: (N, 4) x1, y1, x2, y2 in the image's pixels, upright
             as its EXIF data says; of several images a list with an entry each. All of them are kept, in their order,
             and `scores` tell how good the masks are (see `results.given_boxes`).
@@ -313,27 +271,10 @@ class MaskFrozenDetr(nn.Module):
             as it is, with the label -1. Of several images a list with an entry each.
         careful: of given boxes, look at small ones from near and at all in the mirror: better masks, and scores that
             tell more, for two forward passes of the detector an image and one a small box.
-        classes: names of the classes to look for; None takes those that were chosen for the run's training, else all.
-        Raises TypeError for what is no image, UserError for an image that cannot be read and for numbers without sense.
         """
         if boxes is not None or labels is not None:
             return self._predict_given(images, boxes, labels, probabilities, careful)
-        max_detections = self.max_detections if max_detections is None else max_detections
-        self.check(score_threshold, max_detections)
-        looked_for = self.class_indices(classes)
-
-        def alone(image: Any) -> Instances:
-            prepared = [self.prepare(image)]
-            return self.predict_prepared(prepared, score_threshold, max_detections, probabilities, looked_for)[0]
-
-        return alone(images) if is_one_picture(images) else [alone(image) for image in images]
-
-    def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
-        """Indices of the classes of these names; without names, of those chosen for the run's training. None: all.
-
-        Raises UserError for a name that no class has.
-        """
-        return class_indices(self.class_names, self.classes, classes)
+        return super().predict(images, score_threshold, max_detections, probabilities, classes=classes)
 
     def _predict_given(self, images: Any, boxes: Any, labels: Any, probabilities: bool, careful: bool) -> Any:
         if boxes is None:
@@ -351,54 +292,11 @@ class MaskFrozenDetr(nn.Module):
         return [self._masks_in_boxes(image, its, names, probabilities, careful) for image, its, names in together]
 
     def _masks_in_boxes(self, image: Any, boxes: Any, labels: Any, probabilities: bool, careful: bool) -> Instances:
-        image = to_picture(image)
-        corners = check_boxes(boxes, image.width, image.height)
-        indices, names = find_labels(labels, len(corners), self.class_names)
-        self.network.eval()
-
-        def look(picture: Image.Image, its: np.ndarray, wanted: Sequence[int]) -> Instances:
-            pixel_values, pixel_mask = collate_images([self.detector.info.preprocessing(picture)])
-            return segment_boxes(
-                self.detector,
-                self.network,
-                send(pixel_values, self.device),
-                pixel_mask,
-                [(picture.height, picture.width)],
-                [its],
-                [wanted],
-                probabilities,
-                self.class_names,
-            )[0]
-
-        found = segment_carefully(look, image, corners, indices) if careful else look(image, corners, indices)
-        return call_by(found, names, indices)
-
-    def prepare(self, image: Any) -> "PreparedPicture":
-        """One image, of any kind that `predict` takes, ready for the detector. Raises what `predict` raises for it."""
-        picture = to_picture(image)
-        return PreparedPicture(self.detector.info.preprocessing(picture), (picture.height, picture.width))
-
-    def predict_prepared(
-        self,
-        pictures: "Sequence[PreparedPicture]",
-        score_threshold: float = 0.3,
-        max_detections: int | None = None,
-        probabilities: bool = False,
-        classes: Sequence[int] | None = None,
-    ) -> list[Instances]:
-        """Instances of prepared images, all in one forward pass; images of other sizes than the largest are padded.
-
-        classes: indices of those to look for, as `class_indices` gives them. Other arguments as for `predict`.
-        """
-        found = self.segment(
-            [picture.pixels for picture in pictures],
-            [picture.size for picture in pictures],
-            self.max_detections if max_detections is None else max_detections,
-            score_threshold,
-            probabilities,
-            classes,
-        )
-        return [instances.above(score_threshold) for instances in found]
+        picture, names = to_picture(image), self.class_names
+        corners = check_boxes(boxes, picture.width, picture.height)
+        indices, called = find_labels(labels, len(corners), names)
+        found = look_into_boxes(self.detector, self.network, names, picture, corners, indices, probabilities, careful)
+        return call_by(found, called, indices)
 
     def segment(
         self,
@@ -409,11 +307,9 @@ class MaskFrozenDetr(nn.Module):
         probabilities: bool = False,
         classes: Sequence[int] | None = None,
     ) -> list[Instances]:
-        """Instances of what `preprocessing` made of pictures, in one forward pass; sizes: their (height, width).
+        """Instances of prepared pictures in one forward pass, see `Predictor.segment`.
 
-        Detections whose class score is not above `score_threshold` are left out; the final score is left to the caller
-        to threshold. The mask network computes as in evaluation, also in the midst of a training.
-        """
+        The mask network computes as in evaluation, also in the midst of a training."""
         pixel_values, pixel_mask = collate_images(list(prepared))
         was_training = self.network.training
         self.network.eval()
@@ -432,15 +328,3 @@ class MaskFrozenDetr(nn.Module):
             )
         finally:
             self.network.train(was_training)
-
-    def check(self, score_threshold: Any, max_detections: Any) -> None:
-        """Raises UserError for a threshold that is none and a number of detections that is none."""
-        check_thresholds(score_threshold, max_detections)
-
-
-@dataclass(frozen=True)
-class PreparedPicture:
-    """pixels: (3, h, w) as the detector takes them, unpadded. size: height and width of the image itself."""
-
-    pixels: torch.Tensor
-    size: tuple[int, int]

@@ -15,7 +15,8 @@ from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.detectors import Detections, FrozenDetector
 from mask_frozen_detr.detectors.base import ScoreRule
-from mask_frozen_detr.results.given_boxes import CLASS_WEIGHT, UNKNOWN, choose_queries
+from mask_frozen_detr.results.box_inputs import UNKNOWN
+from mask_frozen_detr.results.given_boxes import CLASS_WEIGHT, choose_queries
 
 SIGMOID = ScoreRule("sigmoid")
 BOXES = [[20.0, 30.0, 70.0, 90.0], [0.0, 0.0, 160.0, 120.0], [90.5, 10.25, 120.0, 60.0]]

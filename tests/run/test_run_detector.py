@@ -187,7 +187,7 @@ def test_prompt_and_revision_of_a_command_are_those_of_a_local_run_s_detector(tr
     words = ["predict", run, picture, "--prompt", "cat.", "--output", str(tree / "out")]
     assert main(words) == 2  # by the detector that the run has, which is of this machine
     assert "has classes of its own" in capsys.readouterr().err
-    monkeypatch.setattr("mask_frozen_detr.model.load_detector", load)
+    monkeypatch.setattr("mask_frozen_detr.run.detector.load_detector", load)
     load_model(run, detector="me/detr", revision="v2", prompt="cat.")
     load_model(run, detector="me/detr")
     assert asked == [("me/detr", "v2", "cat."), ("me/detr", None, None)]

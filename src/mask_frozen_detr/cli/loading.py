@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mask_frozen_detr.machine.config import Precision, Runtime
     from mask_frozen_detr.model import MaskFrozenDetr
-    from mask_frozen_detr.results.predictor import Segmenter
+    from mask_frozen_detr.results.predictor import Predictor
 
 
 def load_predictor(
@@ -29,7 +29,7 @@ def load_predictor(
     roi_align: bool = True,
     stem: bool | None = None,
     runtime: "Runtime | None" = None,
-) -> "tuple[Segmenter, AbstractContextManager[None]]":
+) -> "tuple[Predictor, AbstractContextManager[None]]":
     """Loads a run like `load_model`, or an exported folder; gives the context in which it computes as well.
 
     runtime: of an exported model; None is ONNX Runtime. Raises UserError as well for options that an exported model has

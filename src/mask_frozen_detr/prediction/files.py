@@ -3,9 +3,6 @@
 import contextlib
 import errno
 import os
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +11,18 @@ from typing import Any
 from accelerate.utils import gather_object
 from PIL import Image
 
-from mask_frozen_detr.data.images import SUFFIXES, find_images, read_image
-from mask_frozen_detr.errors import UserError, check_number, printable, reason, shorten
+from mask_frozen_detr.data.images import find_images, read_image
+from mask_frozen_detr.errors import UserError, check_number, printable, reason
 from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
+from mask_frozen_detr.prediction.names import MAPS_SUFFIX, OVERLAY_SUFFIX, check_targets, name_pictures
+from mask_frozen_detr.prediction.summary import summarise, undrawable_labels
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
 from mask_frozen_detr.results.exports.write import check_exports, write_exports
-from mask_frozen_detr.results.fonts import check_font, undrawable
+from mask_frozen_detr.results.fonts import check_font
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import (
     PREDICTIONS_FILE,
@@ -38,9 +37,7 @@ from mask_frozen_detr.results.predictor import Predictor
 
 __all__ = ["PREDICTIONS_FILE", "predict_files"]
 
-OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"
 USUAL_WORKERS, MOST_WORKERS = 2, 64
-LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 ODD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # of one file, while the disk is well
 
 
@@ -129,7 +126,7 @@ def _predict_all(
         raise UserError(f"{printable(str(inputs[0]))}: holds nothing but pictures that predict itself has drawn")
     settings = _settings(model, options)
     files = PredictionFiles(output, settings, model.class_names, state.process_index, state.num_processes)
-    names = _names(paths, files)
+    names = name_pictures(paths, files)
     problems: list[tuple[int, str]] = []
     due: list[int] = []
     for number, path in enumerate(paths):
@@ -138,7 +135,7 @@ def _predict_all(
             drawn = options.drawn(names[path], len(known.found) if known else 1)
             if not (files.is_done(path) and all(is_own_picture(picture) for picture in drawn)):
                 due.append(number)
-    _check_targets([target for number in due for target in options.drawn(names[paths[number]])], set(paths))
+    check_targets([target for number in due for target in options.drawn(names[paths[number]])], set(paths))
     state.wait_for_everyone()  # all have listed the pictures before the first overlay lies among them
 
     root = _root(inputs, [*paths, *files.pictures])
@@ -177,7 +174,17 @@ def _predict_all(
         names_of = {index: name or str(index) for index, name in enumerate(model.class_names)}
         found = [_as_found(files.pictures[path], names_of) for path in paths if path in files.pictures]
         write_exports(output, exports, found, names_of)
-    return _report(model, inputs, options, files, done, len(done) - len(new), problems, len(every) - len(paths))
+    return summarise(
+        output,
+        done,
+        len(done) - len(new),
+        files.changed,
+        options.score_threshold,
+        [problem for _, problem in problems],
+        len(every) - len(paths),
+        inputs,
+        undrawable_labels(done, model.class_names, options.font) if options.overlays else "",
+    )
 
 
 @contextlib.contextmanager
@@ -261,96 +268,8 @@ def _told(problems: list[tuple[int, str]], number: int, path: Path) -> Iterator[
         problems.append((number, text if shown in text else f"{shown}: {text}"))
 
 
-def _names(paths: Sequence[Path], files: PredictionFiles) -> dict[Path, str]:
-    """What the pictures drawn of each are called: neither overlays nor maps may meet, whatever the file system.
-
-    Stems, made unique where two folders hold pictures of one name; an earlier call's names stay.
-    """
-    names = {path: one.name for path, one in files.pictures.items()}
-    taken = {_folded(f"{name}{suffix}") for name in names.values() for suffix in (OVERLAY_SUFFIX, MAPS_SUFFIX)}
-    for path in paths:
-        if path in names:
-            continue
-        stem = "".join(c if c.isprintable() else "_" for c in path.stem)
-        stem = stem.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
-        name, count = stem, 1
-        while taken & (made := {_folded(name + OVERLAY_SUFFIX), _folded(name + MAPS_SUFFIX)}):
-            count += 1
-            name = f"{stem}-{count}"
-        taken |= made
-        names[path] = name
-    return names
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _check_targets(targets: Sequence[Path], paths: set[Path]) -> None:
-    """Raises UserError where a picture would be replaced that `predict` did not draw."""
-    inputs_at = {os.path.realpath(path) for path in paths}
-    for target in targets:
-        if not os.path.lexists(target):
-            continue
-        if os.path.realpath(target) in inputs_at:
-            raise UserError(
-                f"{printable(str(target))}: is one of the pictures to predict and would be overwritten; name another "
-                "--output"
-            )
-        if target.is_symlink() or not is_own_picture(target):
-            raise UserError(
-                f"{printable(str(target))}: is there already and was not drawn by predict, so it stays as it is; name "
-                "another --output, or move it"
-            )
-
-
 def _root(inputs: Sequence[str | Path], paths: Sequence[Path]) -> Path:
     """The folder that all pictures lie below: the one given, if one is given."""
     folders = [os.path.abspath(Path(entry).expanduser()) for entry in inputs if Path(entry).expanduser().is_dir()]
     others = [str(path.parent) for path in paths if not any(path.is_relative_to(folder) for folder in folders)]
     return Path(os.path.commonpath([*folders, *others]))
-
-
-def _not_read(inputs: Sequence[str | Path], output: Path) -> str:
-    """Kinds of files that folders hold and that are no pictures to this tool: "3 × .heic, 1 × .mp4"."""
-    kinds: Counter[str] = Counter()
-    for entry in inputs:
-        for parent, folders, names in os.walk(Path(entry).expanduser()):
-            if os.path.abspath(parent) == os.path.abspath(output):
-                names = [name for name in names if not re.fullmatch(r"(predictions(-\d+)?|results)\.json", name)]
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            suffixes = (os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))
-            kinds.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
-    ranked = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
-    return shorten([f"{count} × {printable(kind, 20)}" for kind, count in ranked])
-
-
-def _report(
-    model: Predictor,
-    inputs: Sequence[str | Path],
-    options: _Options,
-    files: PredictionFiles,
-    done: Sequence[Predicted],
-    kept: int,
-    problems: Sequence[tuple[int, str]],
-    own: int,
-) -> str:
-    count = sum(len(one.found) for one in done)
-    lines = [f"{count} instances in {len(done)} pictures, in {printable(str(options.output))}"]
-    if kept:
-        lines.append(f"{kept} of them had been done before")
-    if files.changed:
-        lines.append(f"all made anew, since settings have changed: {shorten(dict.fromkeys(files.changed))}")
-    empty = [one.path for one in done if not one.found]
-    if empty:
-        first = printable(str(empty[0]))
-        lines.append(f"no instance above {options.score_threshold} in {len(empty)}, the first: {first}")
-    lines += [f"skipped: {problem}" for _, problem in problems]
-    if own:
-        lines.append(f"left out: {own} pictures that predict itself has drawn")
-    if not_read := _not_read(inputs, options.output):
-        lines.append(f"not read: {not_read}")
-    labels = {model.class_names[entry["category_id"]] for one in done for entry in one.found}
-    if options.overlays and (letters := undrawable("".join(sorted(labels)), options.font)):
-        lines.append(f'no font found for "{letters}", drawn as "?"; --font names a font file that has them')
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """What a run folder says about its model, mask_frozen_detr.json, as a typed record that is read field by field."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from mask_frozen_detr.machine.json_records import LARGEST, read_record, read_val
 from mask_frozen_detr.network import MaskNetworkConfig
 
 CONFIG_FILE = "mask_frozen_detr.json"
-TRAINING_FILE = "training.json"
 METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE = "mask_network.safetensors"
 DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
@@ -71,6 +70,26 @@ class RunConfig:
     def checksum(self) -> str | None:
         """sha256 of the mask network's weights."""
         return self.checksums.get(WEIGHTS_FILE)
+
+    def describe(self) -> dict[str, Any]:
+        """What stands in a run folder, and what `read_run_config` reads; what is None or empty is left out."""
+        optional = {
+            "detector_place": None if self.place is None else asdict(self.place),
+            "classes": None if self.classes is None else self.classes.describe(),
+            "held_out": None if self.held_out is None else asdict(self.held_out),
+            "supervision": None if self.supervision is None else asdict(self.supervision),
+            "checksums": self.checksums or None,
+        }
+        return {
+            "format": FORMAT,
+            "detector": self.detector.as_dict(),
+            "shapes": asdict(self.shapes),
+            "network": asdict(self.network),
+            "class_names": self.class_names,
+            "max_detections": self.max_detections,
+            "preprocessing": self.preprocessing,
+            **{key: value for key, value in optional.items() if value is not None},
+        }
 
 
 def read_run_config(folder: Path) -> RunConfig:

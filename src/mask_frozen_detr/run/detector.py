@@ -3,10 +3,12 @@
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from mask_frozen_detr.detectors import FrozenDetector
+from mask_frozen_detr.detectors import FrozenDetector, load_detector
+from mask_frozen_detr.detectors.transformers_detector import DEFAULT_ENCODER_LAYER
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.run.description import CONFIG_FILE, DETECTOR_FOLDER, DetectorPlace, RunConfig
@@ -25,6 +27,39 @@ def place_of(detector: Path, folder: Path) -> DetectorPlace:
         return DetectorPlace(str(detector), os.path.relpath(detector.resolve(), folder.resolve()))
     except ValueError:  # on another drive of Windows
         return DetectorPlace(str(detector))
+
+
+def load_run_detector(
+    run: str | Path,
+    saved: RunConfig,
+    folder: Path,
+    detector: str | Path | None = None,
+    revision: str | None = None,
+    prompt: str | Sequence[str] | None = None,
+) -> tuple[FrozenDetector, bool]:
+    """A run's detector, and whether it is one that was fine-tuned with the masks and lies in the run folder.
+
+    detector, revision, prompt: other ones than those of the training. Raises UserError where it cannot be loaded.
+    """
+    identity = saved.detector
+    own = detector is None and identity.name == DETECTOR_FOLDER and (folder / DETECTOR_FOLDER).is_dir()
+    if own:
+        check_files(folder, saved)
+        detector = folder / DETECTOR_FOLDER
+    elif detector is None:
+        detector, revision = find_detector(saved, folder), revision or identity.revision
+    try:
+        loaded = load_detector(
+            str(detector),
+            revision=revision,
+            encoder_layer=identity.encoder_layer or DEFAULT_ENCODER_LAYER,
+            prompt=identity.prompt if prompt is None else prompt,
+        )
+    except UserError as error:
+        raise UserError(
+            f"{run}: its detector {identity.name!r} cannot be loaded; name its place with --detector ({error})"
+        ) from error
+    return loaded, own
 
 
 def find_detector(saved: RunConfig, folder: Path) -> str:

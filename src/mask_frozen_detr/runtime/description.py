@@ -45,7 +45,7 @@ class ExportedModel:
     """detections: rows of every output. mask_scoring: scores are of equation 13, else of equation 2.
 
     detector: its identity, as the run has it. checksums: sha256 of each file of the folder, by name. held_out and
-    supervision: of the run's training, see `results.predictor.Segmenter`.
+    supervision: of the run's training, see `results.predictor.Predictor`.
     """
 
     version: str

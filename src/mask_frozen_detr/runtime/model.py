@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mask_frozen_detr.data.classes import RunClasses, class_indices
-from mask_frozen_detr.data.coco import HeldOut
-from mask_frozen_detr.data.inputs import is_one_picture, to_picture
 from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.config import Runtime
-from mask_frozen_detr.results.assemble import assemble, check_thresholds
+from mask_frozen_detr.results.assemble import assemble
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.predictor import Predictor
 from mask_frozen_detr.runtime.description import DESCRIPTION_FILE, GRAPH_FILE, InputSize, read_description
 from mask_frozen_detr.runtime.sessions import open_session
 
@@ -41,15 +39,7 @@ class Outputs:
     masks: np.ndarray
 
 
-@dataclass(frozen=True)
-class PreparedArray:
-    """pixels: (3, h, w) float32 as the detector takes them. size: height and width of the picture itself."""
-
-    pixels: np.ndarray
-    size: tuple[int, int]
-
-
-class OnnxModel:
+class OnnxModel(Predictor[np.ndarray]):
     """A folder that `mask-frozen-detr export` wrote.
 
     runtime: the library that runs the graph, "onnxruntime" or "openvino". threads: that it may use; None leaves the
@@ -61,27 +51,16 @@ class OnnxModel:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"{folder}: there is no such folder, expected one with {DESCRIPTION_FILE}")
-        self.description, self.runtime = read_description(self.folder), runtime
-        self._session = open_session(self.folder / GRAPH_FILE, self.description.opset, runtime, threads)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
-        names = self.description.class_names
-        return names if self.classes is None else self.classes.names(names)
-
-    @property
-    def classes(self) -> RunClasses | None:
-        return self.description.classes
+        description = read_description(self.folder)
+        self.description, self.runtime = description, runtime
+        self.classes, self.held_out = description.classes, description.held_out
+        self.max_detections = description.max_detections
+        self._session = open_session(self.folder / GRAPH_FILE, description.opset, runtime, threads)
 
     @property
     def detector_names(self) -> list[str]:
         """The detector's own class names, "" where it has none."""
         return self.description.class_names
-
-    @property
-    def held_out(self) -> HeldOut | None:
-        return self.description.held_out
 
     @property
     def supervised(self) -> str:
@@ -93,65 +72,9 @@ class OnnxModel:
         """From an RGB picture to what `segment` takes of it."""
         return self.description.preprocessing
 
-    @property
-    def max_detections(self) -> int:
-        return self.description.max_detections
-
-    def predict(
-        self,
-        images: Any,
-        score_threshold: float = 0.3,
-        max_detections: int | None = None,
-        probabilities: bool = False,
-        *,
-        classes: Sequence[str] | None = None,
-    ) -> Any:
-        """Instances of one image, or a list of them for several; arguments and errors as of `MaskFrozenDetr.predict`.
-
-        classes: names of those to keep of what the graph finds; None keeps those chosen for the run's training.
-        Raises UserError as well for more detections than the graph gives.
-        """
-        max_detections = self.max_detections if max_detections is None else max_detections
-        self.check(score_threshold, max_detections)
-        options = (score_threshold, max_detections, probabilities, self.class_indices(classes))
-        if is_one_picture(images):
-            return self.predict_prepared([self.prepare(images)], *options)[0]
-        return [self.predict_prepared([self.prepare(image)], *options)[0] for image in images]
-
-    def class_indices(self, classes: Sequence[str] | None = None) -> list[int] | None:
-        """Indices of classes by name, as `MaskFrozenDetr.class_indices`."""
-        return class_indices(self.class_names, self.classes, classes)
-
-    def prepare(self, image: Any) -> PreparedArray:
-        """One image, of any kind that `predict` takes, ready for the graph. Raises what `predict` raises for it."""
-        picture = to_picture(image)
-        return PreparedArray(self.description.preprocessing(picture), (picture.height, picture.width))
-
-    def predict_prepared(
-        self,
-        pictures: Sequence[PreparedArray],
-        score_threshold: float = 0.3,
-        max_detections: int | None = None,
-        probabilities: bool = False,
-        classes: Sequence[int] | None = None,
-    ) -> list[Instances]:
-        """Instances of prepared images, in one run of the graph where it takes batches.
-
-        classes: indices of those to keep, as `class_indices` gives them. Other arguments as for `predict`.
-        """
-        found = self.segment(
-            [picture.pixels for picture in pictures],
-            [picture.size for picture in pictures],
-            self.max_detections if max_detections is None else max_detections,
-            score_threshold,
-            probabilities,
-        )
-        above = [instances.above(score_threshold) for instances in found]
-        return above if classes is None else [one[np.isin(one.labels, classes)] for one in above]
-
     def check(self, score_threshold: Any, max_detections: Any) -> None:
         """Raises UserError for a threshold that is none, and for detections that the graph does not give."""
-        check_thresholds(score_threshold, max_detections)
+        super().check(score_threshold, max_detections)
         if max_detections > self.description.detections:
             raise UserError(
                 f"max_detections: found {max_detections}, but the graph gives {self.description.detections}; export "
@@ -185,12 +108,12 @@ class OnnxModel:
         max_detections: int = 100,
         score_threshold: float = 0.0,
         probabilities: bool = False,
+        classes: Sequence[int] | None = None,
     ) -> list[Instances]:
-        """Instances of prepared pictures, in pixels of the originals; sizes: their (height, width).
+        """Instances of prepared pictures, see `Predictor.segment`; classes are chosen from what the graph finds.
 
         Pictures go one by one where the graph takes no more, or where they differ in size and it knows no padding.
-        Detections whose class score is not above `score_threshold` are left out; the final score is left to the caller
-        to threshold.
+        Raises UserError for more detections than the graph gives.
         """
         self.check(score_threshold, max_detections)
         taken = self.description.input
@@ -203,7 +126,7 @@ class OnnxModel:
             for b in range(len(batch)):
                 size = sizes[len(found)]
                 found.append(self._instances(outputs, b, size, max_detections, score_threshold, probabilities))
-        return found
+        return found if classes is None else [one[np.isin(one.labels, classes)] for one in found]
 
     def _instances(
         self, outputs: Outputs, b: int, size: tuple[int, int], count: int, score_threshold: float, keep: bool

@@ -182,7 +182,7 @@ class RunFolder:
         if self.checkpoint is not None:
             _cut_metrics(self.path / METRICS_FILE, self.checkpoint)
         self._describe()
-        write_json_atomic(self.path / CONFIG_FILE, model.describe())
+        write_json_atomic(self.path / CONFIG_FILE, model.run_config().describe())
 
     def append_metrics(self, line: dict[str, float]) -> None:
         """One line of metrics.jsonl. Raises UserError where it cannot be written."""

@@ -43,10 +43,10 @@ class RunRecord:
         cls, model: MaskFrozenDetr, config: TrainConfig, steps: int, dataset: TrainingData, cached: bool
     ) -> "RunRecord":
         """The run that `train` is asked for; the main process alone reads the pictures."""
-        about = model.describe()
+        about = model.run_config()
         record = cls(
             steps,
-            about["network"],
+            asdict(about.network),
             asdict(config),
             {
                 "training images": len(dataset),
@@ -55,9 +55,9 @@ class RunRecord:
                 "frozen outputs": "cached" if cached else "computed",
                 **({} if model.supervision is None else {"supervision": asdict(model.supervision)}),
             },
-            about["detector"],
-            about["class_names"],
-            about["preprocessing"],
+            about.detector.as_dict(),
+            about.class_names,
+            about.preprocessing,
         )
         return cls(**json.loads(json.dumps(asdict(record))))
 

@@ -21,7 +21,8 @@ from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network.mask_network import pixel_boxes
 from mask_frozen_detr.ops.padding import extents
-from mask_frozen_detr.results.given_boxes import UNKNOWN, choose_queries
+from mask_frozen_detr.results.box_inputs import UNKNOWN
+from mask_frozen_detr.results.given_boxes import choose_queries
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.enough_memory import enough_memory
