@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -73,8 +74,10 @@ def _steps(output: Path) -> int:
 
 def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
     codes = {0, SIGNALS[signal.Signals(number)]}
-    if number != signal.SIGKILL and not output.exists():
+    if number != signal.SIGKILL and not ran.text:
         codes.add(-number)  # before the command line itself
+    if number == signal.SIGKILL:  # its loader processes may say that it is gone
+        ran = replace(ran, text="")
     faults = manners(ran, codes)
     metrics = output / "metrics.jsonl"
     if not faults and ran.code in (130, 143) and metrics.exists() and metrics.read_text().strip():
@@ -98,7 +101,7 @@ def signals_at_the_start(bench: Bench, random: Random, folder: Path) -> Try:
     command = random.choice(commands)
     with open(folder / "output", "wb") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mask_frozen_detr.cli", *command],
+            [sys.executable, "-m", "mask_frozen_detr_command", *command],
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,

@@ -18,8 +18,24 @@ def main(arguments: list[str] | None = None) -> int:
 
         return run_command(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        print("mask-frozen-detr: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _interrupted()
+    except Exception as error:
+        if not _is_interruption(error):
+            raise
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    print("mask-frozen-detr: interrupted", file=sys.stderr)
+    return 128 + signal.SIGINT
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether it came of Ctrl-C: of which Python 3.11, amid a class's definition, makes a RuntimeError."""
+    following: BaseException | None = error
+    while following is not None and not isinstance(following, KeyboardInterrupt):
+        following = following.__cause__ or following.__context__
+    return following is not None
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -7,19 +7,22 @@ been imported already. Until then this costs nothing.
 
 import sys
 import warnings
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importlib.abc takes half of what else importing this package takes
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from types import ModuleType
 
 AWAITED = "transformers.pipelines"
 
 
-class PipelinesFinder(MetaPathFinder):
+class PipelinesFinder:
     """Finds `transformers.pipelines` where Python would, and has its import followed by the registration."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: "Sequence[str] | None", target: "ModuleType | None" = None
     ) -> ModuleSpec | None:
         if fullname != AWAITED:
             return None
@@ -37,10 +40,10 @@ def await_transformers() -> None:
         sys.meta_path.insert(0, PipelinesFinder())
 
 
-def _follow(loader: Loader) -> None:
+def _follow(loader: "Loader") -> None:
     execute = loader.exec_module
 
-    def execute_and_register(module: ModuleType) -> None:
+    def execute_and_register(module: "ModuleType") -> None:
         execute(module)
         _register()
 
