@@ -54,3 +54,15 @@ def test_the_command_prints_and_keeps_its_figures(squashing_folder, scenes_folde
     assert main([str(word) for word in arguments]) == 2
     assert "is there already" in capfd.readouterr().err
     assert (tmp_path / "f.json").read_text() == kept
+
+
+def test_one_bad_picture_is_one_line(squashing_folder, scenes_folder, tmp_path: Path, capfd):
+    good = next((scenes_folder / "val2017").iterdir())
+    (tmp_path / "good.jpg").write_bytes(good.read_bytes())
+    (tmp_path / "bad.jpg").write_bytes(good.read_bytes()[:50])
+    assert main(["benchmark", str(squashing_folder), str(tmp_path), "--rounds", "1"]) == 0
+    shown = capfd.readouterr().out
+    assert "; 1 pictures" in shown
+    assert f"skipped: {tmp_path / 'bad.jpg'}: " in shown
+    assert main(["benchmark", str(squashing_folder), str(tmp_path / "bad.jpg"), "--rounds", "1"]) == 2
+    assert "benchmark: none of 1 pictures can be used" in capfd.readouterr().err

@@ -183,12 +183,16 @@ def _spoil(path: Path, random: Random) -> str:
         return f"{made.name}: {what}"
     if path.suffix in (".png", ".jpg") or how < 0.15:
         return damage(path, random)
+    try:
+        text = path.read_text()
+        document = json.loads(text) if path.suffix == ".json" else None
+    except ValueError:  # damaged before
+        return damage(path, random)
     if path.suffix == ".json":
-        document, what = mutate(json.loads(path.read_text()), random)
+        document, what = mutate(document, random)
         content, odd = text_of(document, random)
         path.write_bytes(content)
         return f"{path.name}: {what} {odd}"
-    text = path.read_text()
     words = text.replace("<", " <").replace(">", "> ").split(" ") if path.suffix == ".xml" else text.split(" ")
     place = random.randrange(len(words))
     words[place] = random.choice([*ESCAPES, *TEXTS, *map(_plainly, NUMBERS), *BOMBS.get(path.suffix, ["\x00"])])

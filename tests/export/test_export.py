@@ -250,6 +250,9 @@ def test_models_that_cannot_be_exported_say_so_first(padding, squashing, tiny_ne
             export_model(any_size, tmp_path / "a")
     with pytest.raises(UserError, match="calibrate: found nothing, expected a folder of your pictures"):
         export_model(any_size, tmp_path / "a", precision="int8")
+    (tmp_path / "bad.png").write_text("404")
+    with pytest.raises(UserError, match=r"calibrate: none of 1 pictures can be used, the first: .*bad\.png"):
+        export_model(any_size, tmp_path / "a", precision="int8", pictures=[tmp_path / "bad.png"])
     with pytest.raises(UserError, match=r"calibrate: found a\.png with precision fp16; int8 alone needs it"):
         export_model(any_size, tmp_path / "a", precision="fp16", pictures=["a.png"])
     whole = MaskNetworkConfig(
@@ -258,7 +261,7 @@ def test_models_that_cannot_be_exported_say_so_first(padding, squashing, tiny_ne
     )  # fmt: skip
     with pytest.raises(UserError, match="made without RoIAlign"):
         export_model(MaskFrozenDetr.build(squashing, whole), tmp_path / "b")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 
 # --- pre-processing without torch ---

@@ -17,6 +17,8 @@ from mask_frozen_detr.data.load import Data
 from mask_frozen_detr.inspection.facts import facts_of
 from mask_frozen_detr.inspection.inspect import inspect_data
 from mask_frozen_detr.inspection.oddities import oddities
+from mask_frozen_detr.inspection.pictures import draw_pairs
+from mask_frozen_detr.training.config import AugmentConfig
 
 
 def test_counts_by_size():
@@ -138,3 +140,24 @@ def test_any_format(tmp_path):
     text = inspect_data(load_data(tmp_path)).text()
     assert "YOLO-seg, 1 images, 1 classes, 1 objects" in text
     assert "skipped 1 × unknown class, first:" in text
+
+
+def test_pictures_of_the_page_are_small_and_one_too_large_is_one_line(tmp_path, monkeypatch):
+    objects = (Annotation(1, 1, (10, 8, 10, 10), None, False, 100),)
+    records = []
+    for number, width in enumerate((1500, 40, 1600)):
+        Image.new("RGB", (width, 30)).save(tmp_path / f"{number}.png")
+        records.append(ImageRecord(number, tmp_path / f"{number}.png", width, 30, objects))
+
+    def draw_but_one(image: Image.Image, *_: object) -> Image.Image:
+        if image.width == 1600:
+            raise MemoryError
+        return image
+
+    monkeypatch.setattr("mask_frozen_detr.inspection.pictures.draw_truth", draw_but_one)
+    data = CocoData(Path("x.json"), records, {1: "cat"}, [])
+    drawn, problems = draw_pairs(data, 3, AugmentConfig(crop=False), None)
+    assert [name for name, _, _ in drawn] == ["0.png", "1.png"]
+    assert drawn[0][1].size == (640, 13)
+    assert max(drawn[0][2].size) <= 640
+    assert problems == [f"{tmp_path / '2.png'}: not enough memory"]

@@ -1,6 +1,7 @@
 """Films: an overlay film and a line a frame; films that end early, are none, or would replace something."""
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.prediction.films import is_film, predict_film, predict_frames
+from mask_frozen_detr.prediction.upright import TURNS, upright
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.paste import Crop
 
@@ -56,6 +58,42 @@ def test_a_film(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.jsonl", "film.mp4"]
     with pytest.raises(UserError, match=r"film\.mp4: is there already, so it stays"):
         predict_film(model, film, tmp_path / "out")
+
+
+def turn_film(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Writes (a, b, c, d) into an MP4's track header, where phones have it."""
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (number << 16 for number in matrix)
+    content = path.read_bytes()
+    place = content.index(plain, content.index(b"tkhd"))
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + turned + content[place + len(plain) :])
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), *TURNS], ids=str)
+def test_films_that_are_stored_turned(model, tmp_path, matrix):
+    """Each quarter is where the matrix, by its definition, takes its centre."""
+    colours = {(-1, -1): (230, 0, 0), (1, -1): (0, 230, 0), (-1, 1): (0, 0, 230), (1, 1): (230, 230, 230)}
+    stored = np.zeros((H, W - 1, 3), np.uint8)
+    for (x, y), colour in colours.items():
+        stored[H // 2 * (y > 0) :][: H // 2, W // 2 * (x > 0) :][:, : W // 2] = colour
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as sink:
+        stream = sink.add_stream("mpeg4", rate=10, width=W - 1, height=H, pix_fmt="yuv420p")
+        sink.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        sink.mux(stream.encode())
+    turn_film(film, matrix)
+    with av.open(str(film)) as source:
+        shown = np.asarray(upright(next(source.decode(video=0)))).astype(int)
+    a, b, c, d = matrix
+    for (x, y), colour in colours.items():
+        across, down = a * x + c * y, b * x + d * y
+        place = shown.shape[0] * (2 + down) // 4, shown.shape[1] * (2 + across) // 4
+        assert abs(shown[place] - colour).max() < 60
+    predict_film(model, film, tmp_path / "out", 0.0)
+    line = json.loads((tmp_path / "out/film.jsonl").read_text())
+    assert (line["height"], line["width"]) == shown.shape[:2]
+    assert shown.shape[:2] == ((H, W - 1) if a else (W - 1, H))
 
 
 def test_what_was_decoded_before_an_early_end_is_kept(model, tmp_path):

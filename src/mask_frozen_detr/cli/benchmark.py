@@ -43,6 +43,7 @@ class Benchmark:
         import torch
 
         from mask_frozen_detr.data.images import find_images, read_image
+        from mask_frozen_detr.data.usable_pictures import usable_pictures
         from mask_frozen_detr.latency import advice, measure_latency
         from mask_frozen_detr.machine.files import write_json_atomic
         from mask_frozen_detr.machine.precision import autocast
@@ -55,8 +56,9 @@ class Benchmark:
         step = max(1, len(paths) // self.pictures)
         model = load_model(self.model, self.detector, self.device)
         with autocast(self.precision, model.device):
-            latency = measure_latency(model, [read_image(path) for path in paths[::step][: self.pictures]], self.rounds)
-        print(safe(latency.table()))
+            usable, problems = usable_pictures(paths[::step][: self.pictures], model.predict, "benchmark")
+            latency = measure_latency(model, [read_image(path) for path in usable], self.rounds)
+        print(safe("\n".join([latency.table(), *(f"skipped: {problem}" for problem in problems)])))
         for number, line in enumerate(advice(latency, model)):
             print(f"{'faster with' if number == 0 else '        or'} {line}")
         if self.json is not None:

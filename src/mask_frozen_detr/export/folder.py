@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.usable_pictures import usable_pictures
 from mask_frozen_detr.errors import UserError, check_choice, check_number, shorten
 from mask_frozen_detr.export.checks import (
     calibration_pictures,
@@ -45,7 +46,7 @@ class Exported:
     """Where the model lies, and the largest difference from torch in class scores, boxes and mask probabilities.
 
     precision: of the graph that was written; differences: of the one in float32. strangers: operators that TensorRT
-    does not take, see `tensorrt.unsupported`.
+    does not take, see `tensorrt.unsupported`. problems: pictures that 8 bits were calibrated without, and why.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Exported:
     precision: ExportPrecision
     differences: dict[str, float]
     strangers: list[str]
+    problems: list[str]
 
     def report(self) -> str:
         batch = "any number of pictures" if self.input.batch is None else f"{self.input.batch} picture at a time"
@@ -69,6 +71,7 @@ class Exported:
                 f"written in {self.precision}, those being of float32: `mask-frozen-detr evaluate` tells its AP"
             )
         taken = shorten(self.strangers) if self.strangers else "none"
+        lines += [f"calibrated without: {problem}" for problem in self.problems]
         lines.append(f"operators that TensorRT {VERSION} does not list as supported: {taken}")
         return "\n".join(lines)
 
@@ -91,6 +94,7 @@ def export_model(
     precision: "fp16" makes convolutions of half precision; "int8" makes them of 8 bits, with ranges
     that `pictures` (files, folders or patterns, of which 100 are enough) have shown. What that costs, `evaluate` tells.
     pasted: the graph also gives masks at the size of a picture, which it takes as an input.
+    A picture that cannot be read is left out, and told of.
     The graph is run by ONNX Runtime and compared with torch before the folder takes its place, in float32.
     Raises UserError, before the work starts, where the model or its pre-processing cannot be exported, packages are
     missing, or the folder holds anything else than an earlier export; and where the graph differs from torch.
@@ -106,6 +110,7 @@ def export_model(
     check_exportable(model)
     name = model.detector.info.identity.name
     preparation = with_canvas(portable(model.detector.info.preprocessing, name), size, name)
+    calibrating, problems = usable_pictures(calibrating, preparation, "calibrate")
     height, width = preparation.canvas or preparation.size
     example = Example.of(height, width, preparation.canvas is not None, pasted)
     outputs = (*OUTPUTS, PIXELS) if pasted else OUTPUTS
@@ -147,7 +152,8 @@ def export_model(
         write_json_atomic(place / DESCRIPTION_FILE, written.as_json())
 
     write_folder_atomic(folder, write)
-    return Exported(folder, described.input, (folder / GRAPH_FILE).stat().st_size, precision, differences, strangers)
+    size_written = (folder / GRAPH_FILE).stat().st_size
+    return Exported(folder, described.input, size_written, precision, differences, strangers, problems)
 
 
 def _save(program: Any, path: Path, described: ExportedModel) -> None:

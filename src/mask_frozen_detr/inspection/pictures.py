@@ -13,6 +13,8 @@ from mask_frozen_detr.training.augment import draw_view, jitter_colour
 from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
 from mask_frozen_detr.training.config import AugmentConfig
 
+SIDE = 640  # pixels of a picture on the page
+
 
 def choose(data: CocoData, count: int) -> list[ImageRecord]:
     """Some images with objects, spread over the data, the same at every call."""
@@ -82,12 +84,15 @@ def _draw_view(
 def draw_pairs(
     data: CocoData, count: int, augment: AugmentConfig, edges: tuple[int, int] | None
 ) -> tuple[list[tuple[str, Image.Image, Image.Image]], list[str]]:
-    """Name and pictures of some images; beside them, of which images none could be drawn, and why."""
+    """Name and pictures of some images, of `SIDE` at most; beside them, which images could not be drawn, and why."""
     drawn, problems = [], []
     rng = np.random.default_rng(0)
     for record in choose(data, count):
         try:
-            drawn.append((record.path.name, *draw_pair(record, data, augment, edges, rng)))
+            plain, seen = draw_pair(record, data, augment, edges, rng)
+            for one in (plain, seen):  # at once, or memory would hold all of them as large as they are
+                one.thumbnail((SIDE, SIDE))
+            drawn.append((record.path.name, plain, seen))
         except Exception as error:  # one bad picture is one line
             text = reason(error)
             problems.append(text if isinstance(error, UserError) else f"{record.path}: {text}")

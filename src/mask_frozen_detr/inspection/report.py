@@ -13,7 +13,6 @@ from mask_frozen_detr.inspection.facts import SIZES, Fault, SplitFacts
 from mask_frozen_detr.inspection.recall import Recall
 
 MADE_BY = "mask-frozen-detr inspect"
-SIDE = 640  # pixels of a picture on the page
 MOST_LINES = 30  # classes in the text
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1340px;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}
@@ -147,8 +146,6 @@ def _faults(faults: list[Fault]) -> str:
 
 
 def _figure(picture: Image.Image, caption: str) -> str:
-    picture = picture.copy()
-    picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

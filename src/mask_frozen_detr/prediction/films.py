@@ -17,6 +17,7 @@ from mask_frozen_detr.data.images import check_regular
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.prediction.tracking import Tracker
+from mask_frozen_detr.prediction.upright import upright
 from mask_frozen_detr.results.drawing import draw_instances
 from mask_frozen_detr.results.instances import Instances
 from mask_frozen_detr.results.prediction_files import describe_found
@@ -109,7 +110,7 @@ def predict_film(
                 writer = _Writer(av, sink, rate)
                 try:
                     for frame in source.decode(stream):
-                        picture = frame.to_image()
+                        picture = upright(frame)
                         found = look(picture)
                         writer.add(draw_instances(picture, found, font))
                         _write_line(lines, done, float(frame.time or done / rate), found, names)
