@@ -321,3 +321,24 @@ def test_what_no_file_of_text_can_hold_and_no_float_either(model: MaskFrozenDetr
     _, written = run(model, boxes, tmp_path / "out.json")
     assert written["annotations"][0]["note"] == "\ud800"
     assert written["annotations"][-1]["segmentation"] == [[10**400, 0, 9, 0, 9, 9]]
+
+
+@pytest.mark.parametrize("whole_file", [True, False], ids=["no class at all", "some without a class"])
+def test_boxes_without_a_class(model: MaskFrozenDetr, boxes: Path, tmp_path: Path, whole_file: bool):
+    def forget(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            if whole_file or "segmentation" not in entry:
+                del entry["category_id"]
+        if whole_file:
+            del content["categories"]
+
+    open_boxes = sum("segmentation" not in entry for entry in source_of(boxes)["annotations"])
+    change(boxes, forget)
+    report, after = run(model, boxes, tmp_path / "labelled.json", review=2)
+    drawn = [entry for entry in after["annotations"] if QUALITY in entry]
+    assert len(drawn) > 5
+    assert f"{len(drawn)} of {open_boxes} boxes have masks now" in report
+    assert "does not know" not in report
+    assert not any("category_id" in entry for entry in drawn)
+    if whole_file:
+        assert len(COCO(str(tmp_path / "labelled.json")).anns) == len(after["annotations"])

@@ -433,6 +433,18 @@ def test_find_splits(tmp_path, case):
         assert load_split(tmp_path / file, name).images[0].path == tmp_path / folder / "dog.jpg", "given directly"
 
 
+def test_boxes_that_nobody_has_named(read):
+    entries = [{"id": n, "image_id": 1, "bbox": [1, 2, 3, 4]} for n in (1, 2)]
+    bare = {"images": [image()], "annotations": entries}
+    assert read(bare).categories == {1: "(no class)"}
+    named = read(data_set(*entries))
+    assert named.categories == {3: "dog", 7: "cat", 8: "(no class)"}
+    assert [one.category_id for one in named.images[0].annotations] == [8, 8]
+    assert "2 × annotation without a class, as all are" in named.summary()
+    with pytest.raises(UserError, match="no key 'categories'"):
+        read(bare | {"annotations": [entries[0], entries[1] | {"category_id": 3}]})
+
+
 def test_an_annotation_file_given_directly(tmp_path):
     lay_out(tmp_path, "beside/result.json", "beside/dog.jpg", "apart/labels/my.json", "apart/val/dog.jpg")
     assert load_split(tmp_path / "beside" / "result.json", "val").images[0].path == tmp_path / "beside" / "dog.jpg"

@@ -104,7 +104,8 @@ def annotate(
         check_review(result.file)
     index_of = _classes(model, data)
     for picture in document.open:
-        result.unknown.update(data.categories.get(c, "?") for c in picture.categories if c not in index_of)
+        named = [category for category in picture.categories if category is not None]
+        result.unknown.update(data.categories.get(category, "?") for category in named if category not in index_of)
     due = [picture for picture in document.open if not _is_done(result.file, picture)]
     result.kept = len(document.open) - len(due)
     bar = Progress("annotating", len(document.open))
@@ -153,7 +154,10 @@ def _annotate_picture(
 ) -> None:
     digest = hash_picture(picture.record.path)
     image = open_picture(picture.record, picture.record.orientation)
-    labels = [index_of.get(category, data.categories.get(category)) for category in picture.categories]
+    labels = [
+        None if category is None else index_of.get(category, data.categories.get(category))
+        for category in picture.categories
+    ]
     instances = model.predict(image, boxes=picture.boxes, labels=labels, careful=careful)
     file.empty.difference_update(picture.places)
     for place, crop, rle, score in zip(

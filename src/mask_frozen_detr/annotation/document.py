@@ -18,18 +18,23 @@ from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.data.validation import Broken, check_annotation, whole
 from mask_frozen_detr.errors import UserError
 
+Box = tuple[float, float, float, float]  # x, y, w, h
+
 QUALITY = "mask_quality"  # the key that every mask has that was added
 ADDED = ("segmentation", "area", "iscrowd", "score", QUALITY)  # keys that come with a mask
 
 
 @dataclass(frozen=True)
 class OpenPicture:
-    """Boxes of a picture that lack a mask. places: of their entries. boxes: (N, 4) float32 x1, y1, x2, y2, pixels."""
+    """Boxes of a picture that lack a mask.
+
+    places: of their entries. boxes: (N, 4) float32 x1, y1, x2, y2, pixels. categories: None of those without a class.
+    """
 
     record: ImageRecord
     places: list[int]
     boxes: np.ndarray
-    categories: list[int]
+    categories: list[int | None]
 
 
 class Document:
@@ -68,7 +73,7 @@ class Document:
         entry[QUALITY] = round(quality, 4)
 
     def _find_open(self) -> None:
-        found: dict[int, list[tuple[int, tuple[float, float, float, float], int]]] = {}
+        found: dict[int, list[tuple[int, Box, int | None]]] = {}
         for place, raw in enumerate(self.content["annotations"]):
             try:
                 image_id, box, category = self._check(raw)
@@ -85,7 +90,7 @@ class Document:
             places, categories = [place for place, _, _ in boxes], [category for _, _, category in boxes]
             self.open.append(OpenPicture(record, places, corners, categories))
 
-    def _check(self, raw: Any) -> tuple[int, tuple[float, float, float, float] | None, int]:
+    def _check(self, raw: Any) -> tuple[int, Box | None, int | None]:
         """Image, box and category of an entry; no box where it has a mask. Raises Broken where it gets none."""
         if type(raw) is not dict:
             raise Broken("annotation is not an object")
@@ -96,14 +101,16 @@ class Document:
                 self.had_masks += 1
                 return 0, None, 0
         image_id, category = whole(raw.get("image_id")), whole(raw.get("category_id"))
-        if image_id is None or category is None:
-            raise Broken(f"{'image_id' if image_id is None else 'category_id'} is missing or no whole number")
+        if image_id is None:
+            raise Broken("image_id is missing or no whole number")
+        if category is None and raw.get("category_id") is not None:
+            raise Broken("category_id is no whole number")
         if image_id not in self.records:
             raise Broken("picture is missing")
         if raw.get("bbox") is None:
             raise Broken("neither mask nor box")
         record = self.records[image_id]
-        alone = {"id": 1, "category_id": category, "bbox": raw["bbox"], "iscrowd": raw.get("iscrowd")}
+        alone = {"id": 1, "category_id": category or 1, "bbox": raw["bbox"], "iscrowd": raw.get("iscrowd")}
         box = check_annotation(alone, record.width, record.height, Counter())
         if box.iscrowd:
             raise Broken("a crowd's box")

@@ -15,6 +15,7 @@ from typing import Any
 from mask_frozen_detr.annotation.document import QUALITY, Document, OpenPicture, is_box
 from mask_frozen_detr.annotation.labelled_file import MADE_BY, LabelledFile
 from mask_frozen_detr.annotation.review_page import Doubt, render_page, show_doubt
+from mask_frozen_detr.data.formats.coco import NO_CLASS
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.data.validation import whole
 from mask_frozen_detr.errors import UserError, printable
@@ -100,8 +101,8 @@ def _regions_of(picture: OpenPicture, document: Document, categories: Mapping[in
 
 
 def _region(entry: Mapping[str, Any], categories: Mapping[int, str]) -> Region:
-    category = whole(entry["category_id"])
-    name = categories.get(-1 if category is None else category, str(category))
+    category = whole(entry.get("category_id"))
+    name = NO_CLASS if category is None else categories.get(category, str(category))
     x, y, w, h = entry["bbox"]
     if QUALITY not in entry:
         return Region(name, (x, y, w, h), [], score=0.0, note="mask quality 0.00")

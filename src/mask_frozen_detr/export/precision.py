@@ -8,19 +8,42 @@ from pathlib import Path
 
 import numpy as np
 
+from mask_frozen_detr.export.tracing import tidy
+
 HALVED = ("Conv", "BatchNormalization", "Relu", "MaxPool")
 Feed = dict[str, np.ndarray]
 
 
 def halve(graph: Path) -> None:
-    """Convolutions and their weights in half precision, in place; all else, inputs and outputs too, stays float32."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """Convolutions and their weights in half precision, in place; all else, inputs and outputs too, stays float32.
 
-    model = onnx.load(graph)
-    others = {node.op_type for node in model.graph.node} - set(HALVED)
-    halved = convert_float_to_float16(model, keep_io_types=True, op_block_list=sorted(others))
-    graph.write_bytes(halved.SerializeToString())
+    ONNX Runtime's own conversion casts every value of the graph to half precision and back, boxes and reference points
+    between the float32 operators as well: a quarter of the box AP is lost that way (docs/export.md).
+    """
+    import onnx_ir as ir
+
+    model = ir.load(graph)
+    lowered, raised = [], {}
+    for node in [node for node in model.graph if node.op_type in HALVED]:
+        for place, value in enumerate(node.inputs):
+            if value is not None:
+                down = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16})
+                model.graph.insert_before(node, down)
+                node.replace_input_with(place, down.outputs[0])
+                lowered.append(down)
+        result = node.outputs[0]
+        up = ir.node("Cast", [result], {"to": ir.DataType.FLOAT})
+        result.replace_all_uses_with(up.outputs[0], replace_graph_outputs=True)
+        up.replace_input_with(0, result)
+        result.dtype = ir.DataType.FLOAT16
+        model.graph.insert_after(node, up)
+        raised[up.outputs[0]] = result
+    for down in lowered:  # between two convolutions nothing is cast
+        half = raised.get(down.inputs[0])
+        if half is not None:
+            down.outputs[0].replace_all_uses_with(half)
+    tidy(model)
+    ir.save(model, graph)
 
 
 def quantise(graph: Path, feeds: Sequence[Feed]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, ImageRecord, Orientation, Skipped
 from mask_frozen_detr.data.formats.coco_entries import Entries, check_entries, shown
-from mask_frozen_detr.data.formats.coco_json import scan_coco_json
+from mask_frozen_detr.data.formats.coco_json import check_key, scan_coco_json
 from mask_frozen_detr.data.formats.coco_layout import (
     LAYOUTS,
     describe_incomplete,
@@ -25,6 +25,7 @@ from mask_frozen_detr.data.validation import whole
 from mask_frozen_detr.errors import UserError, printable
 
 FORMAT = "COCO"
+NO_CLASS = "(no class)"  # what objects are called in a file without classes
 KINDS = {int: "a number", str: "text", list: "a list"}
 EXPECTED = LAYOUTS
 
@@ -71,8 +72,16 @@ def read_coco(annotation_file: Path, image_folder: Path, orientation: Orientatio
 def _read(file: Path, image_folder: Path, orientation: Orientation) -> CocoData:
     entries = Entries()
     data, again = scan_coco_json(file, entries.begin)
-    categories = read_categories(data["categories"], file)
     notes: Counter[str] = Counter()
+    if entries.classless:  # as tools write boxes that nobody has named yet
+        categories = read_categories(data["categories"], file) if data.get("categories") else {}
+        free = max(categories, default=0) + 1
+        categories[free] = NO_CLASS
+        entries.give_class(free)
+        notes["annotation without a class, as all are"] += len(entries)
+    else:
+        check_key(file, data, "categories")
+        categories = read_categories(data["categories"], file)
     images = read_images(data["images"], file, notes)
     paths = _image_paths(images, file, image_folder, notes, _stated_root(data, file))
     del data

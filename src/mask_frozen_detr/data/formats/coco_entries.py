@@ -42,6 +42,17 @@ class Entries:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def classless(self) -> bool:
+        """Whether there are entries, and none has a class."""
+        plain = len(self.odd) == len(self.places) > 0
+        return plain and all(type(raw) is dict and raw.get("category_id") is None for raw in self.odd.values())
+
+    def give_class(self, category: int) -> None:
+        """Gives it to entries without a class."""
+        for raw in self.odd.values():
+            raw["category_id"] = category
+
     def _take(self, raw: Any, place: int) -> None:
         if type(raw) is not dict or not self._take_usual(raw):
             self.odd[len(self.places)] = raw

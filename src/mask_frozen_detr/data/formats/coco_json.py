@@ -26,17 +26,19 @@ def load_coco_json(file: Path) -> dict[str, list]:
 def scan_coco_json(file: Path, begin: Callable[[], Take]) -> tuple[dict[str, list], Again]:
     """The same, but each annotation is handed on as it is read, and the list of them is left empty.
 
+    The categories may be missing: annotations tell whether they are needed (`check_key`).
+
     begin: called where the list begins; gives what takes its entries. Where it is called again, the last list counts.
     Returns: the lists, and what gives an annotation anew, by its place.
     """
     content = _read(file)
     found = _scan_strictly(content, begin)
     if found is not None:
-        return _check(file, found[0]), found[1]
+        return _check(file, found[0], whole=False), found[1]
     text = _decode(file, content)
     del content
     data = _parse(file, text, lambda text: _scan(text, begin))
-    return _check(file, data), lambda place: JSONDecoder().raw_decode(text, place)[0]
+    return _check(file, data, whole=False), lambda place: JSONDecoder().raw_decode(text, place)[0]
 
 
 def _read(file: Path) -> bytes:
@@ -72,7 +74,18 @@ def _parse(file: Path, text: str, load: Callable[[str], Any]) -> Any:
         raise UserError(f"{file}: is nested too deeply, expected a COCO annotation file") from None
 
 
-def _check(file: Path, data: Any) -> dict[str, list]:
+def check_key(file: Path, data: dict[str, Any], key: str) -> None:
+    """Raises UserError where the file lacks one of its three lists."""
+    if key not in data:
+        raise UserError(
+            f"{file}: no key '{key}' (found: {', '.join(map(repr, data)) or 'none'}), expected a COCO "
+            "instances file with 'images', 'annotations' and 'categories'"
+        )
+    if type(data[key]) is not list:
+        raise UserError(f"{file}: '{key}' is a {type(data[key]).__name__}, expected a list")
+
+
+def _check(file: Path, data: Any, whole: bool = True) -> dict[str, list]:
     if type(data) is not dict:
         results = " (COCO results, without their images?)" if type(data) is list else ""
         raise UserError(
@@ -81,13 +94,8 @@ def _check(file: Path, data: Any) -> dict[str, list]:
     if file.stem.startswith("image_info"):
         data.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
-        if key not in data:
-            raise UserError(
-                f"{file}: no key '{key}' (found: {', '.join(map(repr, data)) or 'none'}), expected a COCO "
-                "instances file with 'images', 'annotations' and 'categories'"
-            )
-        if type(data[key]) is not list:
-            raise UserError(f"{file}: '{key}' is a {type(data[key]).__name__}, expected a list")
+        if whole or key != "categories" or key in data:
+            check_key(file, data, key)
     return data
 
 
