@@ -312,7 +312,7 @@ NO_PICTURES: dict[str, tuple[object, str]] = {
     "a number": (3, "found int"),
     "a dictionary": ({"image": 1}, "found dict"),
     "a list of lists": ([[1, 2]], "found list"),
-    "an address": ("https://example.com/a.jpg", "found the address.*download it first"),
+    "an address": ("ftp://example.com/a.jpg", "found the address.*download it first"),
     "a list of None": ([None], "found NoneType"),
     "text from a file": (io.StringIO("x"), "gives str, expected mode 'rb'"),
     "channels first": (np.zeros((3, 20, 30), np.uint8), r"array \(3, 20, 30\) uint8.*expected an array"),

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageOps
 
+from mask_frozen_detr.data.download import download, is_web_address
 from mask_frozen_detr.data.images import open_header, read_image, to_rgb
 from mask_frozen_detr.errors import UserError, printable, reason
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 EXPECTED = (
-    "a path, encoded bytes, a binary file object, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of "
-    "uint8, uint16, bool or floats in [0, 1], or a tensor (1, H, W), (3, H, W) or (4, H, W) of the same"
+    "a path, an http or https address, encoded bytes, a binary file object, a PIL image, an array (H, W), (H, W, 1), "
+    "(H, W, 3) or (H, W, 4) of uint8, uint16, bool or floats in [0, 1], or a tensor (1, H, W), (3, H, W) or (4, H, W) "
+    "of the same"
 )
 
 
@@ -46,12 +48,14 @@ def is_one_picture(value: Any) -> bool:
 def to_picture(value: Any) -> Image.Image:
     """One picture in any of the forms of `EXPECTED` as upright 8-bit RGB.
 
-    Files, encoded bytes and file objects are turned as their EXIF data says; PIL images, arrays and tensors are taken
-    as they lie. Transparency is laid over white.
-    Raises NoPicture for all else; UserError for a file or bytes that cannot be read.
+    Files, also from the web, encoded bytes and file objects are turned as their EXIF data says; PIL images, arrays and
+    tensors are taken as they lie. Transparency is laid over white.
+    Raises NoPicture for all else; UserError for a file or bytes that cannot be had or read.
     """
+    if isinstance(value, str) and is_web_address(value):
+        return _decode(io.BytesIO(download(value)), printable(value))
     if isinstance(value, str) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", value):
-        raise NoPicture(f"image: found the address {printable(value)!r}, expected a file; download it first")
+        raise NoPicture(f"image: found the address {printable(value)!r}, expected http or https; download it first")
     if isinstance(value, str | os.PathLike):
         return read_image(Path(os.fsdecode(value)))
     if isinstance(value, bytes | bytearray | memoryview):

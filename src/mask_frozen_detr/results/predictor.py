@@ -98,9 +98,9 @@ class Predictor(ABC, Generic[Pixels]):
     ) -> Any:
         """Instances of one image, or a list of them for a list, tuple or generator of images.
 
-        images: paths, encoded bytes and binary file objects (turned as their EXIF data says); PIL images of any mode,
-            arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and tensors (1, H, W), (3, H, W) or (4, H, W), uint8,
-            uint16, bool or floats in [0, 1], RGB or grey (as they lie).
+        images: paths, http and https addresses, encoded bytes and binary file objects (turned as their EXIF data says);
+            PIL images of any mode, arrays (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and tensors (1, H, W), (3, H, W)
+            or (4, H, W), uint8, uint16, bool or floats in [0, 1], RGB or grey (as they lie).
         score_threshold: on the final score (equation 13, or 2), 0 to 1.
         max_detections: None takes what the run was trained with, else 100.
         probabilities: keep the probability maps too.
