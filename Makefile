@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
-# Two test processes of one thread each: more threads than cores make torch many times slower.
+# Two test processes of one thread each: more threads than cores make torch many times slower. Each takes its half from
+# the front, so that what a file's tests share is made once, and then work that the other has left.
 JOBS ?= 2
-TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
+TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: help install demo demo-boxes test test-slow test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
 

@@ -10,6 +10,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+TIMEOUT = 120_000  # milliseconds that a page may take: machines may be busy
 
 
 @contextmanager

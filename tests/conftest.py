@@ -133,6 +133,12 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images to train on, and as few as make a val split: for many runs whose figures do not count."""
+    return render_scenes(tmp_path_factory.mktemp("data") / "scenes", train=10, val=2)
+
+
+@pytest.fixture(scope="session")
 def scenes(scenes_folder: Path) -> tuple[CocoData, CocoData]:
     """Train and val."""
     return load_split(scenes_folder, "train"), load_split(scenes_folder, "val")

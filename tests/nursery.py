@@ -5,6 +5,7 @@ Forks of the test process itself would hang: threads of what has run (hotcoco's)
 
 import multiprocessing
 import os
+import socket
 import sys
 
 import torch
@@ -21,3 +22,10 @@ def run_main(arguments: list[str], environment: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # loader processes of another server would import all anew
     os.environ.update(environment)
     sys.exit(main(arguments))
+
+
+def free_port() -> str:
+    """A port at which nobody listens now, for processes to meet at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])

@@ -67,3 +67,9 @@ def scatter_parameters(module: torch.nn.Module, seed: int = 0) -> None:
             normalisation = parameter.ndim == 1 and name.endswith("weight")
             scale = parameter.shape[1:].numel() ** -0.5 if parameter.ndim > 1 else 0.3
             parameter.copy_(normalisation + scale * torch.randn(parameter.shape, generator=generator))
+
+
+def all_queries(detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:
+    """image_index and query_index of every query of every image."""
+    images, queries = detections.queries.shape[:2]
+    return torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)

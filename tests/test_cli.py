@@ -21,20 +21,8 @@ from mask_frozen_detr.results import inference
 from mask_frozen_detr.training.presets import preset
 
 TINY = [
-    *[
-        "--image-layers",
-        "1",
-        "--box-layers",
-        "1",
-        "--mask-width",
-        "8",
-        "--roi-size",
-        "8",
-        "--iterations",
-        "2",
-        "--no-report",
-    ],
-    *["--workers", "0", "--min-box-iou", "0"],
+    *["--image-layers", "1", "--box-layers", "1", "--mask-width", "8", "--roi-size", "8", "--iterations", "2"],
+    *["--preset", "paper", "--workers", "0", "--min-box-iou", "0", "--no-report", "--log", "none"],
 ]
 COCO_549 = Path(__file__).parents[1].parent / "shared" / "data" / "coco-549"
 FEMTO = Path(__file__).parents[1].parent / "shared" / "detectors" / "deimv2-femto-coco"

@@ -1,5 +1,6 @@
 """The project's own promises: dependencies, extras, targets and the README's Python."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -102,3 +103,13 @@ def test_the_readme_trains_from_python(squashing_folder, scenes_folder, tmp_path
     exec(compile(program, "README.md", "exec"), {})
     assert "AP50" in capfd.readouterr().out
     assert (tmp_path / "runs" / "mine" / WEIGHTS_FILE).exists()
+
+
+def test_what_took_the_place_of_older_imports_can_be_imported():
+    """Modules, and what the package and its rooms export."""
+    table = (ROOT / "CHANGELOG.md").read_text().partition("| before | now |")[2]
+    places = re.findall(r"`(mask_frozen_detr[\w.]+)`", "\n".join(row.split("|")[2] for row in table.splitlines()[2:]))
+    assert len(places) > 30
+    for place in places:
+        module, _, name = place.rpartition(".")
+        assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(place), place

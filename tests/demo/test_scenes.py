@@ -212,8 +212,8 @@ def test_the_shipped_detector_finds_the_larger_objects():
 
 
 @pytest.fixture
-def tiny() -> train_scene_detector.Recipe:
-    return train_scene_detector.Recipe(seed=1, steps=2, batch=2, warmup=1, held_out=1)
+def tiny() -> train_scene_detector.Schedule:
+    return train_scene_detector.Schedule(seed=1, steps=2, batch=2, warmup=1, held_out=1)
 
 
 def test_detector_training_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_detector_training_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch)
     start = train_scene_detector.build_detector(tiny.seed).state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in whole.state_dict().items())
     with pytest.raises(UserError, match="belongs to the recipe"):
-        train_scene_detector.train(train_scene_detector.Recipe(steps=3), tmp_path / "run.pt")
+        train_scene_detector.train(train_scene_detector.Schedule(steps=3), tmp_path / "run.pt")
 
 
 def test_detector_round_trip(tmp_path):

@@ -16,7 +16,7 @@ import transformers
 from family_models import NAMES, PROMPT, TINY_MODELS, TinyModel, installed, resnet
 from family_scenes import blinker, draw_scenes, overfit
 from PIL import Image
-from synthetic_detections import scatter_parameters
+from synthetic_detections import all_queries, scatter_parameters
 from torch import Tensor, nn
 from transformers.utils import is_cv2_available
 
@@ -81,15 +81,23 @@ def detectors(folders) -> Callable[[TinyModel], TransformersDetector]:
     return detector
 
 
+@pytest.fixture(scope="session")
+def originals(folders) -> Callable[[TinyModel], transformers.PreTrainedModel]:
+    """What transformers itself loads of a tiny model, one for all tests: none of them changes it."""
+    made: dict[str, transformers.PreTrainedModel] = {}
+
+    def original(tiny: TinyModel) -> transformers.PreTrainedModel:
+        if tiny.name not in made:
+            made[tiny.name] = tiny.family.load_class().from_pretrained(folders(tiny)).eval()
+        return made[tiny.name]
+
+    return original
+
+
 def picture(height: int = 80, width: int = 120, seed: int = 0) -> Image.Image:
     """Coloured noise in blobs."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def all_queries(detections: Detections) -> tuple[Tensor, Tensor]:
-    images, queries = detections.queries.shape[:2]
-    return torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
 
 
 def masks(network: MaskNetwork, detections: Detections, pixel_mask: Tensor) -> Tensor:
@@ -107,10 +115,9 @@ def random_network(detector: TransformersDetector, config: MaskNetworkConfig = C
 
 
 @every_model
-def test_deformable_attention_is_this_projects(tiny, folders, detectors):
+def test_deformable_attention_is_this_projects(tiny, originals, detectors):
     """Wherever a family has a module for it; that boxes stay the model's own is tested below."""
-    folder = folders(tiny)
-    theirs = tiny.family.load_class().from_pretrained(folder).eval()
+    theirs = originals(tiny)
     named = [name for name, module in theirs.named_modules() if type(module).__name__ == THEIRS]
     ours = detectors(tiny).model
     assert all(isinstance(ours.get_submodule(name), SharedDeformableAttention) for name in named)
@@ -154,14 +161,14 @@ def test_shapes_are_those_of_the_table(tiny, detectors):
 
 
 @every_model
-def test_boxes_scores_and_labels_are_the_models_own(tiny, folders, detectors):
+def test_boxes_scores_and_labels_are_the_models_own(tiny, folders, originals, detectors):
     """The whole way: picture → own pre-processing → instances, against the model's own post-processing."""
     detector, image = detectors(tiny), picture()
     model = MaskFrozenDetr(detector, random_network(detector))
     kept = tiny.family.detections
     count = kept if isinstance(kept, int) else getattr(detector.model.config, kept)
     found = model.predict(image, score_threshold=0.0, max_detections=count)
-    expected = own_detections(tiny, folders(tiny), detector, image)
+    expected = own_detections(tiny, originals(tiny), folders(tiny), detector, image)
     ours, theirs = np.argsort(-found.class_scores), np.argsort(-expected["scores"])
     assert len(found) == len(expected["scores"]) >= 10
     assert len(set(found.class_scores.tolist())) > 5
@@ -170,13 +177,13 @@ def test_boxes_scores_and_labels_are_the_models_own(tiny, folders, detectors):
     assert [found.names[k] for k in ours] == [expected["names"][k] for k in theirs]
 
 
-def own_detections(tiny: TinyModel, folder: Path, detector: TransformersDetector, image: Image.Image) -> dict:
+def own_detections(
+    tiny: TinyModel, model: Any, folder: Path, detector: TransformersDetector, image: Image.Image
+) -> dict:
     """The model called as its documentation says, and its own post-processing without a threshold.
 
     Images are in the memory format that the detector has them in: convolutions add up in the same order.
     """
-    kind = tiny.family.load_class()
-    model = kind.from_pretrained(folder).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     sizes = [(image.height, image.width)]
     if tiny.family.prompted:

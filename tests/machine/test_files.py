@@ -108,7 +108,7 @@ def test_temporary_names_cannot_be_guessed(tmp_path, monkeypatch):
     assert len(names) == 20
 
 
-def test_only_torsos_of_ones_own_files_are_swept(tmp_path):
+def test_only_unfinished_files_of_ones_own_are_swept(tmp_path):
     own = [f".state.{'0a' * 8}.part.pt", f".detector.{'1b' * 8}.part"]
     others = [
         ".state.part.pt",

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nursery import NURSERY, run_main
+from folders import read_metrics
+from nursery import NURSERY, free_port, run_main
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging
@@ -30,17 +30,12 @@ from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.prediction.files import PREDICTIONS_FILE
 from mask_frozen_detr.training import step
 from mask_frozen_detr.training.checkpoint import load_checkpoint
-from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE
+from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE
 
 STEPS = 5
 OPTIONS = f"--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --workers 0 --batch 4 \
---iterations {STEPS} --log-every 1 --precision fp32 --min-box-iou 0 --lr 1e-3 --max-detections 20 --no-report"
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+--iterations {STEPS} --log-every 1 --precision fp32 --min-box-iou 0 --lr 1e-3 --max-detections 20 --no-report \
+--log none"
 
 
 def die_together(shown: Path) -> None:
@@ -121,8 +116,7 @@ def alone(train_command, tmp_path_factory) -> Path:
 
 def lines(output: Path) -> list[dict]:
     """Metrics without the memory, which is the process's own affair."""
-    found = [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "peak_memory_gb"} for line in found]
+    return [{key: value for key, value in line.items() if key != "peak_memory_gb"} for line in read_metrics(output)]
 
 
 def check_same_run(output: Path, expected: Path) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from synthetic_detections import draw_detections, pad_batch, scatter_parameters
+from synthetic_detections import all_queries, draw_detections, pad_batch, scatter_parameters
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, mask_network, padding, training_free
@@ -25,12 +25,6 @@ def build(config: MaskNetworkConfig, shapes: DetectorShapes) -> MaskNetwork:
     network = MaskNetwork(config, shapes).eval()
     scatter_parameters(network)
     return network
-
-
-def all_queries(detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:
-    """image_index and query_index of every query of every image."""
-    images, queries = detections.queries.shape[:2]
-    return torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
 
 
 def generator(seed: int = 0) -> torch.Generator:

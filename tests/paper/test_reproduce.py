@@ -18,10 +18,10 @@ from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.paper import reproduce as module
-from mask_frozen_detr.paper import reproduce_rows
+from mask_frozen_detr.paper import reproduce_plot, reproduce_rows
 from mask_frozen_detr.paper.config import Budget, ReproduceConfig, read_budget
 from mask_frozen_detr.paper.reproduce import PLOT_FILE, REPORT_FILE, RESULT_FILE, reproduce
-from mask_frozen_detr.paper.reproduce_compare import Measured, compare, rank_correlation
+from mask_frozen_detr.paper.reproduce_compare import MeasuredRow, compare, rank_correlation
 from mask_frozen_detr.paper.reproduce_plan import PlannedRow, iterations_of, plan_rows, read_table
 from mask_frozen_detr.paper.reproduce_plot import draw_table
 from mask_frozen_detr.paper.reproduce_report import finding, markdown
@@ -57,6 +57,22 @@ def table5(scenes_folder, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("tables") / "table5"
     arguments = ["reproduce", "table5", str(SCENE_DETECTOR), str(scenes_folder), "--output", str(output), *OPTIONS]
     assert main(arguments) == 0
+    return output
+
+
+@pytest.fixture
+def no_plots(monkeypatch) -> None:
+    """What is slow and not the subject: a plot is drawn after every row."""
+    monkeypatch.setattr(reproduce_plot, "draw_table", lambda result: b"plot")
+
+
+@pytest.fixture(scope="module")
+def small_table(squashing_folder, scenes_folder, tmp_path_factory) -> Path:
+    """Table 5 on a smaller detector, undisturbed."""
+    output = tmp_path_factory.mktemp("tables") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce_plot, "draw_table", lambda result: b"plot")
+        reproduce(5, str(squashing_folder), scenes_folder, output, TINY)
     return output
 
 
@@ -104,9 +120,12 @@ def test_the_plot_is_a_small_picture(table5):
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50, "not blank"
 
 
-def test_a_finished_table_is_only_loaded_and_seeds_may_grow(table5, scenes_folder, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_plots")
+def test_a_finished_table_is_only_loaded_and_seeds_may_grow(
+    small_table, squashing_folder, scenes_folder, tmp_path, monkeypatch
+):
     output = tmp_path / "copy"
-    shutil.copytree(table5, output)
+    shutil.copytree(small_table, output)
     trained = []
     original = reproduce_rows.train
 
@@ -116,11 +135,11 @@ def test_a_finished_table_is_only_loaded_and_seeds_may_grow(table5, scenes_folde
 
     monkeypatch.setattr(reproduce_rows, "train", counted)
     before = without_clocks(result_of(output))
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, TINY).as_dict()
+    result = reproduce(5, str(squashing_folder), scenes_folder, output, TINY).as_dict()
     assert not trained
     assert without_clocks(result) == before
     grown = ReproduceConfig(budget="2it", seeds=2, **SMALL)
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, output, grown).as_dict()
+    result = reproduce(5, str(squashing_folder), scenes_folder, output, grown).as_dict()
     assert trained == [f"{name}-seed1" for name in TABLE_5]
     assert [[run["seed"] for run in row["runs"]] for row in result["rows"]] == [[0, 1]] * 4
     assert result["comparison"]["spread"] is not None
@@ -161,24 +180,28 @@ def kill_in_training(monkeypatch, number: int) -> None:
         (kill_in_training, 6, 2, "ffn-o2o-seed0/" + CHECKPOINT_FILE),  # within the third row
     ],
 )
-def test_a_killed_table_goes_on(kill, number, whole, left, table5, scenes_folder, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_plots")
+def test_a_killed_table_goes_on(
+    kill, number, whole, left, small_table, squashing_folder, scenes_folder, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         kill(patch, number)
         with pytest.raises(Killed):
-            reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY)
+            reproduce(5, str(squashing_folder), scenes_folder, tmp_path, TINY)
     assert (tmp_path / "runs" / left).exists()
     partial = result_of(tmp_path)
     assert sum(bool(row["runs"]) for row in partial["rows"]) == whole
     assert "to do" in (tmp_path / REPORT_FILE).read_text(), "a valid report of what there is"
     assert (tmp_path / PLOT_FILE).exists()
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, TINY).as_dict()
-    assert without_clocks(result) == without_clocks(result_of(table5)), "as if it had never been killed"
+    result = reproduce(5, str(squashing_folder), scenes_folder, tmp_path, TINY).as_dict()
+    assert without_clocks(result) == without_clocks(result_of(small_table)), "as if it had never been killed"
     for name in TABLE_5:
         weights = Path("runs") / f"{name}-seed0" / WEIGHTS_FILE
-        assert (tmp_path / weights).read_bytes() == (table5 / weights).read_bytes()
+        assert (tmp_path / weights).read_bytes() == (small_table / weights).read_bytes()
 
 
-def test_iterations_are_chosen_once(scenes_folder, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_plots")
+def test_iterations_are_chosen_once(squashing_folder, scenes_folder, tmp_path, monkeypatch):
     """By a budget of time, all rows get as many as the slowest; a resumed table keeps them."""
     config = ReproduceConfig(budget="30s", **SMALL)
     times = iter([10.0, 5.0, 15.0, 7.5])
@@ -186,11 +209,11 @@ def test_iterations_are_chosen_once(scenes_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce_rows, "seconds_a_step", lambda folder: next(times))
     kill_in_training(monkeypatch, 4 + 2)  # after each row's time was taken, in the first row's training
     with pytest.raises(Killed):
-        reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config)
+        reproduce(5, str(squashing_folder), scenes_folder, tmp_path, config)
     assert not list(tmp_path.glob(".timing*"))
     assert [row["iterations"] for row in result_of(tmp_path)["rows"]] == [2, 2, 2, 2]
     assert [row["seconds_per_iteration"] for row in result_of(tmp_path)["rows"]] == [10.0, 5.0, 15.0, 7.5]
-    result = reproduce(5, str(SCENE_DETECTOR), scenes_folder, tmp_path, config).as_dict()  # `times` is at its end
+    result = reproduce(5, str(squashing_folder), scenes_folder, tmp_path, config).as_dict()  # `times` is at its end
     assert [row["iterations"] for row in result["rows"]] == [2, 2, 2, 2]
     assert all(row["runs"] for row in result["rows"])
 
@@ -208,14 +231,14 @@ def test_the_time_of_a_step_is_measured(squashing_folder, scenes_folder, tmp_pat
     ("changes", "words"),
     [({"lr": 1e-3}, "lr 0.002, found 0.001"), ({"budget": "3it"}, "budget '2it', found '3it'")],
 )
-def test_a_table_goes_on_with_the_same_options_only(changes, words, table5, scenes_folder):
-    before = (table5 / RESULT_FILE).read_bytes()
+def test_a_table_goes_on_with_the_same_options_only(changes, words, small_table, squashing_folder, scenes_folder):
+    before = (small_table / RESULT_FILE).read_bytes()
     config = ReproduceConfig(**{"budget": "2it", **SMALL, **changes})
     with pytest.raises(UserError, match=words):
-        reproduce(5, str(SCENE_DETECTOR), scenes_folder, table5, config)
+        reproduce(5, str(squashing_folder), scenes_folder, small_table, config)
     with pytest.raises(UserError, match="table 5, found 4"):
-        reproduce(4, str(SCENE_DETECTOR), scenes_folder, table5, TINY)
-    assert (table5 / RESULT_FILE).read_bytes() == before
+        reproduce(4, str(squashing_folder), scenes_folder, small_table, TINY)
+    assert (small_table / RESULT_FILE).read_bytes() == before
 
 
 def test_a_damaged_result_is_named(squashing_folder, scenes_folder, tmp_path):
@@ -224,6 +247,7 @@ def test_a_damaged_result_is_named(squashing_folder, scenes_folder, tmp_path):
         reproduce(1, str(squashing_folder), scenes_folder, tmp_path, TINY)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, scenes_folder, tmp_path, monkeypatch):
     original = reproduce_rows.train
 
@@ -244,6 +268,7 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, sc
     assert not any(run.get("failed") for row in result_of(tmp_path)["rows"] for run in row["runs"])
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_detector_that_changes_is_found_out(squashing_folder, scenes_folder, tmp_path, monkeypatch):
     original, shift = reproduce_rows.run_row, iter([0.0, 0.05, 1.0])
 
@@ -413,11 +438,11 @@ def test_rank_correlation_on_known_values():
 
 def test_differences_are_held_against_the_spread():
     rows = [
-        Measured("best", (30.0, 31.0), 45.0),
-        Measured("good", (30.2, 31.2), 44.0),  # 0.2 better here, worse in the paper
-        Measured("bad", (20.0, 21.0), 43.0),
-        Measured("worst", (25.0, 26.0), 42.0),
-        Measured("tied", (1.0, 2.0), 42.0),
+        MeasuredRow("best", (30.0, 31.0), 45.0),
+        MeasuredRow("good", (30.2, 31.2), 44.0),  # 0.2 better here, worse in the paper
+        MeasuredRow("bad", (20.0, 21.0), 43.0),
+        MeasuredRow("worst", (25.0, 26.0), 42.0),
+        MeasuredRow("tied", (1.0, 2.0), 42.0),
     ]
     found = compare(rows)
     assert found.spread == pytest.approx(math.sqrt(0.5), abs=1e-4)  # of two that are 1 apart
@@ -430,9 +455,9 @@ def test_differences_are_held_against_the_spread():
 
 
 def test_one_seed_resolves_nothing():
-    pairs = compare([Measured("a", (30.0,), 45.0), Measured("b", (10.0,), 40.0)]).pairs
+    pairs = compare([MeasuredRow("a", (30.0,), 45.0), MeasuredRow("b", (10.0,), 40.0)]).pairs
     assert (pairs.as_in_the_paper, pairs.against_the_paper, len(pairs.not_resolved)) == ([], [], 1)
-    free = [Measured("a", (30.0,), 45.0, trained=False), Measured("b", (10.0,), 40.0, trained=False)]
+    free = [MeasuredRow("a", (30.0,), 45.0, trained=False), MeasuredRow("b", (10.0,), 40.0, trained=False)]
     assert len(compare(free).pairs.as_in_the_paper) == 1, "without training there is no seed"
 
 

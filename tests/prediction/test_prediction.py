@@ -447,5 +447,5 @@ def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", fail)
     with pytest.raises(UserError, match=rf"b\.png: cannot be written: {os.strerror(code)}"):
         predict_files(model, [photos], tmp_path / "out", THRESHOLD, workers=0)
-    assert names(tmp_path / "out") == {"a.png"} | OWN, "what was written is whole; no torso"
+    assert names(tmp_path / "out") == {"a.png"} | OWN, "what was written is whole; nothing unfinished"
     assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import open_browser, until, watched
+from browsers import TIMEOUT, open_browser, until, watched
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -102,7 +102,9 @@ def test_a_class_that_was_not_drawn_does_not_count():
 @pytest.fixture(scope="module")
 def run(scenes_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "run"
-    small = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 1 --workers 0 --no-report"
+    small = (
+        "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --iterations 1 --workers 0 --no-report --log none"
+    )
     assert main(["train", str(SCENE_DETECTOR), str(scenes_folder), "--output", str(folder), *small.split()]) == 0
     return folder
 
@@ -142,6 +144,7 @@ def test_runs_and_results_side_by_side(run, scenes_folder, tmp_path, capsys, bro
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["differences"][str(worse)] == found["differences"][str(worse)], "the same images are drawn"
     page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_default_timeout(TIMEOUT)
     wrong = watched(page)
     page.goto((tmp_path / "out" / "comparison.html").as_uri())
     until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 1")

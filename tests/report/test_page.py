@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import open_browser, until, watched
+from browsers import TIMEOUT, open_browser, until, watched
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, TrainConfig, load_detector, train
 from mask_frozen_detr.cli import main
@@ -220,6 +220,7 @@ def test_in_a_browser(which, request, browser):
     made = request.getfixturevalue(which)
     path = made / "report.html" if which == "run" else made
     page = browser.new_page(viewport={"width": 1280 if which == "run" else 390, "height": 800})
+    page.set_default_timeout(TIMEOUT)
     wrong = watched(page)
     page.goto(path.absolute().as_uri())
     until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")

@@ -1,10 +1,10 @@
 """What `predict` writes for other tools: each format is read back, by its reader where there is one, and compared."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import contents
 from format_samples import draw, mask_of, overlap
 from PIL import Image, ImageDraw
 
@@ -115,10 +115,6 @@ def test_label_studio(pictures, tmp_path):
             if category == 0:  # the others have seams, which Pillow draws
                 assert overlap(fill([points]), mask) > 0.96
     assert '<Label value="ring, gold"/>' in (folder / "label_config.xml").read_text()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_written_again(pictures, tmp_path):

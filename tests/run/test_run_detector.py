@@ -1,15 +1,16 @@
 """A run finds its detector again, and takes no other; what its description says is bounded before it takes memory."""
 
+import contextlib
 import copy
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import build_squashing_detector
 from PIL import Image
 from safetensors.torch import load_file
 from synthetic_detections import scatter_parameters
@@ -30,13 +31,23 @@ def build(detector: FrozenDetector, network: MaskNetworkConfig) -> MaskFrozenDet
     return model
 
 
+@pytest.fixture(scope="module")
+def trained(squashing_folder, tiny_network, tmp_path_factory) -> Path:
+    """detector and runs/one, trained from within the folder by a relative path."""
+    tree = tmp_path_factory.mktemp("trained")
+    shutil.copytree(squashing_folder, tree / "detector")
+    with contextlib.chdir(tree):
+        build(load_detector("detector"), tiny_network).save_pretrained("runs/one")
+    return tree
+
+
 @pytest.fixture
-def tree(tmp_path, tiny_network, monkeypatch) -> Path:
-    """tree/detector and tree/runs/one, trained from within the tree by a relative path."""
+def tree(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of `trained` that is where it was trained."""
     tree = tmp_path / "tree"
-    build_squashing_detector(tree / "detector")
-    monkeypatch.chdir(tree)
-    build(load_detector("detector"), tiny_network).save_pretrained("runs/one")
+    shutil.copytree(trained, tree)
+    place = {"absolute": str(tree / "detector"), "relative": "../../detector"}
+    edit(tree / "runs/one" / CONFIG_FILE, detector_place=place)
     monkeypatch.chdir(tmp_path)
     return tree
 

@@ -1,7 +1,6 @@
 """The page in a real browser: a picture in, masks out; what is wrong is told, and nothing is fetched from elsewhere."""
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from browsers import TIMEOUT, open_browser
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.cli import main
@@ -16,11 +16,6 @@ from mask_frozen_detr.serving import app as app_module
 from mask_frozen_detr.serving.app import build_site, listen, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
-    "--no-first-run"
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +34,16 @@ def address(model) -> Iterator[str]:
 @pytest.fixture
 def page(address) -> Iterator[Any]:
     """An open page; what it asks for and what its console says is checked at the end."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
     asked: list[str] = []
     said: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+    with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.set_default_timeout(120_000)  # machines may be busy
+        page.set_default_timeout(TIMEOUT)
         page.goto(address)
         yield page
-        browser.close()
     assert {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
     assert not said
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import tracking
+from folders import read_metrics
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
@@ -16,7 +17,7 @@ from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.training import records, run_folder, trackers
 from mask_frozen_detr.training.config import AugmentConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
-from mask_frozen_detr.training.run_folder import METRICS_FILE, TRAINING_FILE
+from mask_frozen_detr.training.run_folder import TRAINING_FILE
 
 CONFIG = TrainConfig(
     iterations=4,
@@ -84,7 +85,7 @@ def test_a_run_stops_where_nothing_gets_better(go, squashing, scenes, tiny_netwo
     weights = go([10.0, 30.0, 20.0, 25.0, 99.0], replace(CONFIG, iterations=9, patience=2))
     run = tmp_path / "run"
     assert len(weights) == 4, "what was measured last is not measured again"
-    assert [json.loads(line)["step"] for line in (run / METRICS_FILE).read_text().splitlines()] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
     assert not (run / "checkpoint.pt").exists()
     assert saved(run / "best" / "evaluation.json")["step"] == 2
     model = MaskFrozenDetr.build(squashing, tiny_network)
@@ -215,7 +216,7 @@ def recorder(monkeypatch) -> type[Recorder]:
 def test_trackers_get_what_the_folder_gets(recorder, go, tmp_path):
     go([30.0, 20.0], replace(CONFIG, iterations=2, log="wandb"))
     (tracker,) = recorder.made
-    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS_FILE).read_text().splitlines()]
+    lines = read_metrics(tmp_path / "run")
     for line in lines:
         assert tracker.values[line["step"]]["train/loss"] == pytest.approx(line["loss"], abs=1e-5)
         assert line["peak_memory_gb"] > 0

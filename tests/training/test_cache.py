@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_squashing_detector
+from folders import read_metrics
 from narrow import detections, pixels
 from nursery import NURSERY, run_main
 from torch.utils.data import DataLoader
@@ -27,7 +28,6 @@ from mask_frozen_detr.training import samples as dataset_module
 from mask_frozen_detr.training.cache import CACHE_FILE, GB, FrozenCache
 from mask_frozen_detr.training.config import AugmentConfig
 from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
-from mask_frozen_detr.training.run_folder import METRICS_FILE
 from mask_frozen_detr.training.samples import Batch, Sample, TrainingData, collate
 
 PLAIN = AugmentConfig(flip=False, multi_scale=False, crop=False)
@@ -440,7 +440,7 @@ def test_samples_without_a_cache_are_as_before(small, scenes):
 
 # --- training with it ---
 
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report --log none"
 TRAINING = "--iterations 8 --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --workers 0 --precision fp32"
 
 
@@ -451,7 +451,7 @@ def command(detector: Path, data: Path, output: Path, *more: str) -> list[str]:
 
 
 def losses(output: Path) -> list[float]:
-    return [json.loads(text)["loss"] for text in (output / METRICS_FILE).read_text().splitlines()]
+    return [line["loss"] for line in read_metrics(output)]
 
 
 def test_training_with_and_without(squashing_folder, scenes_folder, tmp_path, capsys):

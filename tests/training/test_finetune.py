@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from folders import read_metrics
 from narrow import gradient, pixels
 from official_samples import BACKBONES, random_model, small_deformable, small_dino, write_checkpoint
 from safetensors.torch import load_file
@@ -27,7 +28,9 @@ from mask_frozen_detr.training.run_folder import TRAINING_FILE
 from mask_frozen_detr.training.samples import TrainingData, collate
 from mask_frozen_detr.training.step import step_losses
 
-CONFIG = TrainConfig(iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0, report=False)
+CONFIG = TrainConfig(
+    iterations=2, finetune="full", workers=0, log_every=1, lr=1e-3, min_box_iou=0.0, report=False, log="none"
+)
 LABELS = [
     {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.6, 0.3, 0.2]])},
     {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])},
@@ -120,7 +123,7 @@ def test_boxes_come_nearer(squashing_folder, scenes, tiny_network, tmp_path):
     data = replace(scenes[0], images=scenes[0].images[:2])
     config = replace(CONFIG, iterations=12, lr=2e-2, augment=AugmentConfig(flip=False, crop=False, multi_scale=False))
     train(MaskFrozenDetr.build(detector, tiny_network), data, None, tmp_path, config)
-    losses = [json.loads(line)["detection"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["detection"] for line in read_metrics(tmp_path)]
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import signal
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_squashing_detector
+from folders import read_metrics
 from narrow import gradient
-from nursery import NURSERY, run_main
+from nursery import NURSERY, free_port, run_main
 from safetensors.torch import load_file
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
@@ -38,16 +38,14 @@ from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, 
 from mask_frozen_detr.training.samples import SampleOrder, TrainingData, collate, no_targets
 from mask_frozen_detr.training.step import step_losses
 
-CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32", report=False)
+CONFIG = TrainConfig(
+    iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32", report=False, log="none"
+)
 
 
 def build(detector, network: MaskNetworkConfig, seed: int = 0) -> MaskFrozenDetr:
     torch.manual_seed(seed)
     return MaskFrozenDetr.build(detector, network)
-
-
-def metrics(output: Path) -> list[dict]:
-    return [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
 
 
 def samples(detector, data: CocoData, count: int, augment: AugmentConfig | None = None) -> list:
@@ -142,7 +140,7 @@ def test_tiny_overfit(scenes_folder, tmp_path):
     augment = AugmentConfig(flip=False, crop=False)
     config = replace(CONFIG, iterations=16, lr=3e-3, min_box_iou=0.5, augment=augment)
     train(model, data, None, tmp_path, config, quiet=True)
-    lines = metrics(tmp_path)
+    lines = read_metrics(tmp_path)
     assert lines[0]["matched_iou"] < 0.6
     assert lines[-1]["matched_iou"] > 0.75
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
@@ -174,7 +172,7 @@ def test_a_run_in_which_no_box_overlaps(squashing, scenes, tiny_network, tmp_pat
     """Every step has nothing to learn: it goes on, with zeros that are numbers."""
     model = build(squashing, tiny_network)
     train(model, scenes[0], None, tmp_path, replace(CONFIG, min_box_iou=0.99, weight_decay=0.0), quiet=True)
-    assert [line["loss"] for line in metrics(tmp_path)] == [0.0, 0.0]
+    assert [line["loss"] for line in read_metrics(tmp_path)] == [0.0, 0.0]
     assert all(parameter.isfinite().all() for parameter in model.network.parameters())
 
 
@@ -223,7 +221,7 @@ def test_accumulation_in_the_loop(squashing, scenes, tiny_network, tmp_path):
         )
         train(model, scenes[0], None, tmp_path / str(accumulate), config, quiet=True)
         weights.append(torch.cat([parameter.flatten() for parameter in model.network.parameters()]).detach())
-    first, second = (metrics(tmp_path / str(accumulate)) for accumulate in (1, 4))
+    first, second = (read_metrics(tmp_path / str(accumulate)) for accumulate in (1, 4))
     for a, b in zip(first, second, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["matched_iou"] == pytest.approx(b["matched_iou"], abs=1e-3)
@@ -255,7 +253,7 @@ def test_the_loss_is_that_of_a_mean_over_objects(squashing, scenes, tiny_network
     total, _ = losses_and_gradients(model, [chosen])
     objects = sum(len(sample.targets.labels) for sample in chosen)
     train(model, scenes[0], None, tmp_path, config, quiet=True)
-    assert metrics(tmp_path)[0]["loss"] == pytest.approx(total / objects, rel=1e-4)
+    assert read_metrics(tmp_path)[0]["loss"] == pytest.approx(total / objects, rel=1e-4)
 
 
 # --- rates, precision ---
@@ -299,7 +297,7 @@ def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, 
     config = replace(CONFIG, iterations=4, warmup=2, drops=(0.75,))
     train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
     assert seen == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4])
-    assert [line["lr"] for line in metrics(tmp_path)] == pytest.approx(seen)
+    assert [line["lr"] for line in read_metrics(tmp_path)] == pytest.approx(seen)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks the processor, not the GPU")
@@ -318,7 +316,7 @@ def test_precision(asked, capable, used, squashing, scenes, tiny_network, tmp_pa
     assert seen == {torch.bfloat16 if used == "bf16" else torch.float32}
     assert json.loads((tmp_path / TRAINING_FILE).read_text())["precision"] == used
     assert {value.dtype for value in load_file(tmp_path / WEIGHTS_FILE).values()} == {torch.float32}
-    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(tmp_path))
 
 
 def test_a_run_in_bf16_is_evaluated_as_evaluate_does_it(scenes, tiny_network, tmp_path):
@@ -501,7 +499,7 @@ def test_bad_images_at_the_very_start_do_not_end_the_run(squashing, scenes, tiny
         images[index] = replace(images[index], path=tmp_path / f"gone-{index}.jpg")
     config = replace(CONFIG, iterations=3, batch=1)
     train(build(squashing, tiny_network), replace(scenes[0], images=images), None, tmp_path / "run", config, quiet=True)
-    assert [line["loss"] > 0 for line in metrics(tmp_path / "run")] == [False, False, True]
+    assert [line["loss"] > 0 for line in read_metrics(tmp_path / "run")] == [False, False, True]
 
 
 def test_not_one_readable_image(squashing, scenes, tiny_network, tmp_path):
@@ -623,16 +621,10 @@ def test_augmentation_that_makes_no_sense(options):
 def test_the_largest_seed_works(squashing, scenes, tiny_network, tmp_path):
     config = replace(CONFIG, seed=(1 << 32) - 1)
     train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
-    assert np.isfinite([line["loss"] for line in metrics(tmp_path)]).all()
+    assert np.isfinite([line["loss"] for line in read_metrics(tmp_path)]).all()
 
 
 # --- several processes ---
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny_network, tmp_path):
@@ -655,7 +647,7 @@ def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny
         for child in children:
             child.join(timeout=100)
             assert child.exitcode == 0
-    one, two = (metrics(tmp_path / str(world)) for world in (1, 2))
+    one, two = (read_metrics(tmp_path / str(world)) for world in (1, 2))
     assert any(line["matched_iou"] > 0 for line in one)
     for a, b in zip(one, two, strict=True):
         for key in ("loss", "bce", "dice", "iou", "matched_iou"):
@@ -680,7 +672,7 @@ def test_periodic_evaluation(squashing, scenes, tiny_network, tmp_path):
     assert found.images == len(scenes[1].images)
     assert {path.name for path in tmp_path.glob("evaluation-*.json")} == {"evaluation-2.json", "evaluation-4.json"}
     assert json.loads((tmp_path / "evaluation-4.json").read_text())["step"] == 4
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 # --- which class is which category ---

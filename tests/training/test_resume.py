@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import contents, read_metrics
 from nursery import NURSERY, run_main
 
 from mask_frozen_detr import model
 from mask_frozen_detr.cli import main
+from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.machine import files
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
@@ -27,7 +29,7 @@ from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 STEPS = 7
-NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report --log none"
 TRAINING = f"--iterations {STEPS} --checkpoint-every 3 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32"
 VARIANTS = {
     "plain": "--workers 0",
@@ -47,13 +49,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lines(output: Path) -> list[dict]:
-    return [json.loads(text) for text in (output / METRICS_FILE).read_text().splitlines()]
-
-
 def figures(output: Path) -> list[dict]:
     """The metrics without what the clock decides."""
-    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines(output)]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in read_metrics(output)]
 
 
 def evaluation(output: Path) -> dict:
@@ -63,11 +61,11 @@ def evaluation(output: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def command(squashing_folder, scenes_folder) -> Callable[..., list[str]]:
+def command(squashing_folder, few_scenes_folder) -> Callable[..., list[str]]:
     """The command line of a run: `command(output, variant, *more)`."""
 
     def build(output: Path, variant: str = "plain", *more: str) -> list[str]:
-        start = ["train", str(squashing_folder), str(scenes_folder), "--output", str(output)]
+        start = ["train", str(squashing_folder), str(few_scenes_folder), "--output", str(output)]
         return [*start, *f"{NETWORK} {TRAINING} {VARIANTS[variant]}".split(), *more]
 
     return build
@@ -185,7 +183,7 @@ def check_same_outcome(output: Path, expected: Path) -> None:
         assert (output / DETECTOR_FOLDER / file.name).read_bytes() == file.read_bytes()
     assert evaluation(output) == evaluation(expected)
     left = {path.name for path in output.iterdir()}
-    assert left == {path.name for path in expected.iterdir()}, "a torso or a checkpoint was left behind"
+    assert left == {path.name for path in expected.iterdir()}, "an unfinished file or a checkpoint was left behind"
     assert CHECKPOINT_FILE not in left
 
 
@@ -259,10 +257,6 @@ def killed(killed_once, tmp_path) -> Path:
     return shutil.copytree(killed_once, tmp_path / "run")
 
 
-def contents(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
-
-
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -284,12 +278,14 @@ def test_other_options_are_refused(more, words, command, killed, capsys):
     assert contents(killed) == before
 
 
-def test_other_data_and_other_detectors_are_refused(command, killed, scenes_folder, padding_folder, capsys, tmp_path):
+def test_other_data_and_other_detectors_are_refused(
+    command, killed, few_scenes_folder, padding_folder, capsys, tmp_path
+):
     arguments = command(killed, "plain", "--resume")
     fewer = tmp_path / "data"
     (fewer / "annotations").mkdir(parents=True)
-    (fewer / "train2017").symlink_to(scenes_folder / "train2017")
-    content = json.loads((scenes_folder / "annotations" / "instances_train2017.json").read_text())
+    (fewer / "train2017").symlink_to(few_scenes_folder / "train2017")
+    content = json.loads((few_scenes_folder / "annotations" / "instances_train2017.json").read_text())
     known = next(raw for raw in content["annotations"] if raw["category_id"] == 1)
     content["annotations"].remove(known)
     (fewer / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
@@ -303,7 +299,7 @@ def test_what_does_not_decide_the_weights_may_change(command, killed, undisturbe
     more = ["--workers", "1", "--log-every", "4", "--checkpoint-every", "2"]
     assert main(command(killed, "plain", "--resume", *more)) == 0
     assert (killed / WEIGHTS_FILE).read_bytes() == (undisturbed("plain") / WEIGHTS_FILE).read_bytes()
-    assert [line["step"] for line in lines(killed)] == [1, 2, 3, 4, 7]
+    assert [line["step"] for line in read_metrics(killed)] == [1, 2, 3, 4, 7]
 
 
 def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch):
@@ -318,7 +314,7 @@ def test_a_finished_run_is_only_loaded(command, undisturbed, capsys, monkeypatch
     assert "iterations" in capsys.readouterr().err
 
 
-def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, tiny_network, squashing):
+def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, few_scenes_folder, tiny_network, squashing):
     saved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
     trained = MaskFrozenDetr.build(squashing, tiny_network)
     config = training.TrainConfig(
@@ -330,7 +326,8 @@ def test_a_finished_run_resumed_in_python_has_its_weights(undisturbed, scenes, t
         precision=saved["precision"],
         workers=0,
     )
-    found = training.train(trained, scenes[0], scenes[1], undisturbed("plain"), config, resume=True, quiet=True)
+    train_data, val_data = (load_split(few_scenes_folder, split) for split in ("train", "val"))
+    found = training.train(trained, train_data, val_data, undisturbed("plain"), config, resume=True, quiet=True)
     assert found is not None
     written = json.loads((undisturbed("plain") / f"evaluation-{STEPS}.json").read_text())
     assert {"step": STEPS, **found.as_dict()} == written
@@ -409,11 +406,10 @@ def test_the_folder_says_what_made_it(undisturbed, squashing_folder):
     names = {path.name for path in undisturbed("plain").iterdir()}
     evaluation = {f"evaluation-{STEPS}.json", f"evaluation-{STEPS}.jpg"}
     model = {CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES}
-    assert names == {*model, TRAINING_FILE, METRICS_FILE, "tensorboard", "best", *evaluation}
+    assert names == {*model, TRAINING_FILE, METRICS_FILE, "best", *evaluation}
     saved = json.loads((undisturbed("plain") / CONFIG_FILE).read_text())
     assert saved["detector"]["name"] == str(squashing_folder)
     resolved = json.loads((undisturbed("plain") / TRAINING_FILE).read_text())
     assert resolved["iterations"] == resolved["steps"] == STEPS
     assert resolved["augment"]["flip"] is True
-    assert [line["step"] for line in lines(undisturbed("plain"))] == list(range(1, STEPS + 1))
-    assert list((undisturbed("plain") / "tensorboard").iterdir())
+    assert [line["step"] for line in read_metrics(undisturbed("plain"))] == list(range(1, STEPS + 1))

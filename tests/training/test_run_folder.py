@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import contents, read_metrics
 from nursery import NURSERY, run_main
 
 from mask_frozen_detr.cli import main
@@ -18,15 +19,15 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training import records, step
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
-NETWORK = "--image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
+NETWORK = "--preset paper --image-layers 1 --box-layers 1 --mask-width 8 --roi-size 8 --no-report"
 TRAINING = "--iterations 4 --checkpoint-every 2 --log-every 1 --min-box-iou 0 --lr 1e-3 --precision fp32 --workers 0"
 Command = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def data(scenes_folder, tmp_path_factory) -> Path:
+def data(few_scenes_folder, tmp_path_factory) -> Path:
     """A copy, whose files tests may change."""
-    return shutil.copytree(scenes_folder, tmp_path_factory.mktemp("data") / "scenes")
+    return shutil.copytree(few_scenes_folder, tmp_path_factory.mktemp("data") / "scenes")
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +108,6 @@ def unfinished(stopped_once, tmp_path) -> Path:
     return shutil.copytree(stopped_once, tmp_path / "run")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def refused(arguments: list[str], capsys) -> str:
     capsys.readouterr()
     assert main(arguments) == 2
@@ -123,7 +120,7 @@ def refused(arguments: list[str], capsys) -> str:
 def check_goes_on(output: Path, command: Command, expected: Path) -> None:
     assert main(command(output, "--resume")) == 0
     assert (output / WEIGHTS_FILE).read_bytes() == (expected / WEIGHTS_FILE).read_bytes()
-    assert [json.loads(line)["step"] for line in (output / METRICS_FILE).read_text().splitlines()] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(output)] == [1, 2, 3, 4]
     assert not (output / LOCK_FILE).exists()
 
 

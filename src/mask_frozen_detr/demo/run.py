@@ -22,6 +22,7 @@ from mask_frozen_detr.training.loop import train
 
 WALL_FILE = "masks.png"
 WALL_ROWS = 6
+WALL_SCORE = 0.4  # of what is drawn, at least
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
     return baseline, trained
 
 
-def picture_wall(model: MaskFrozenDetr, data: CocoData, rows: int, score_threshold: float = 0.4) -> Image.Image:
+def picture_wall(model: MaskFrozenDetr, data: CocoData, rows: int) -> Image.Image:
     """Image, boxes, masks and truth of the first `rows` images of `data`."""
     pictures = []
     for record in data.images[:rows]:
         image = read_image(record.path)
-        instances = model.predict(image, score_threshold)
+        instances = model.predict(image, WALL_SCORE)
         pictures.append(
             [
                 image,

@@ -35,7 +35,7 @@ TRAINING_STREAM, HELD_OUT_STREAM = 2, 3  # second number of a scene's seed; `ren
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Schedule:
     """The training's every choice; lies in TRAINING.json beside the weights."""
 
     seed: int = 0
@@ -181,12 +181,12 @@ def evaluate_boxes(
     return {name: round(float(judge.stats[k]), 4) for name, k in names.items()}
 
 
-def rate_at(recipe: Recipe, step: int) -> float:
+def rate_at(schedule: Schedule, step: int) -> float:
     """Linear warm-up, then a cosine down to a hundredth of the peak."""
-    if step < recipe.warmup:
-        return recipe.rate * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    if step < schedule.warmup:
+        return schedule.rate * (step + 1) / schedule.warmup
+    progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return schedule.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def parameter_groups(model: nn.Module, decay: float) -> list[dict]:
@@ -207,20 +207,20 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def train(
-    recipe: Recipe, checkpoint: Path | None = None, log_every: int = 50
+    schedule: Schedule, checkpoint: Path | None = None, log_every: int = 50
 ) -> tuple[RTDetrForObjectDetection, float]:
     """Trains and returns the averaged detector and the minutes of processor time it took.
 
     Where `checkpoint` exists the run goes on from it and ends as it would have without the break.
     """
-    model = build_detector(recipe.seed)
+    model = build_detector(schedule.seed)
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.decay), lr=recipe.rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, schedule.decay), lr=schedule.rate)
     first, minutes = 0, 0.0
     if checkpoint and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["recipe"] != asdict(recipe):
-            raise UserError(f"{checkpoint}: belongs to the recipe {state['recipe']}, expected {asdict(recipe)}")
+        if state["schedule"] != asdict(schedule):
+            raise UserError(f"{checkpoint}: belongs to the schedule {state['schedule']}, expected {asdict(schedule)}")
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -228,31 +228,31 @@ def train(
     model.train()
     start = time.process_time() - minutes * 60
     losses: list[float] = []
-    for step in range(first, recipe.steps):
-        pixels, labels = training_batch(recipe.seed, step, recipe.batch)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # the denoising queries' noise
+    for step in range(first, schedule.steps):
+        pixels, labels = training_batch(schedule.seed, step, schedule.batch)
+        torch.manual_seed(schedule.seed * 1_000_003 + step)  # the denoising queries' noise
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(recipe, step)
+            group["lr"] = rate_at(schedule, step)
         loss = model(pixel_values=pixels, labels=labels).loss
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
-        update_average(average, model, min(recipe.average, (1 + step) / (10 + step)))
+        update_average(average, model, min(schedule.average, (1 + step) / (10 + step)))
         losses.append(loss.item())
 
         minutes = (time.process_time() - start) / 60
         if (step + 1) % log_every == 0:
-            print(f"step {step + 1}/{recipe.steps}  loss {np.mean(losses):.3f}  {minutes:.1f} CPU min", flush=True)
+            print(f"step {step + 1}/{schedule.steps}  loss {np.mean(losses):.3f}  {minutes:.1f} CPU min", flush=True)
             losses.clear()
-        if checkpoint and ((step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps):
+        if checkpoint and ((step + 1) % SAVE_EVERY == 0 or step + 1 == schedule.steps):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             part = checkpoint.with_suffix(".part")
             torch.save(
                 {
-                    "recipe": asdict(recipe),
+                    "schedule": asdict(schedule),
                     "step": step + 1,
                     "minutes": minutes,
                     "model": model.state_dict(),
@@ -283,20 +283,20 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; see `--help`."""
     parser = argparse.ArgumentParser(description="Train the tiny RT-DETR for synthetic scenes on one CPU thread.")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, processor and TRAINING.json")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--steps", type=int, default=Schedule.steps)
+    parser.add_argument("--seed", type=int, default=Schedule.seed)
     parser.add_argument("--checkpoint", type=Path, help="file to keep the run's state in, and to go on from")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    recipe = Recipe(seed=options.seed, steps=options.steps)
-    model, minutes = train(recipe, options.checkpoint)
+    schedule = Schedule(seed=options.seed, steps=options.steps)
+    model, minutes = train(schedule, options.checkpoint)
     reloaded, processor = save(model, options.output)
-    figures = evaluate_boxes(reloaded, processor, recipe.seed, recipe.held_out)
+    figures = evaluate_boxes(reloaded, processor, schedule.seed, schedule.held_out)
     record = {
         "command": f"python -m mask_frozen_detr.demo.train_scene_detector --output {options.output.name} "
-        f"--steps {recipe.steps} --seed {recipe.seed}",
-        "recipe": asdict(recipe),
-        "images_seen": recipe.steps * recipe.batch,
+        f"--steps {schedule.steps} --seed {schedule.seed}",
+        "schedule": asdict(schedule),
+        "images_seen": schedule.steps * schedule.batch,
         "processor_minutes": round(minutes, 1),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in reloaded.parameters()),

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.regular_files import check_regular
 
-TORSO = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{16}\.part(?P<suffix>\.[^.]*)?")
+UNFINISHED = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{16}\.part(?P<suffix>\.[^.]*)?")
 # What Pillow writes for a suffix. JPEG keeps full colour resolution, or thin coloured contours smear.
 IMAGE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -143,7 +143,7 @@ def sweep(folder: Path, ours: Callable[[str], bool], age: float = 0.0) -> None:
     permitted.
     """
     for path in folder.glob(".*.part*"):
-        match = TORSO.fullmatch(path.name)
+        match = UNFINISHED.fullmatch(path.name)
         if match is None or not ours(match["stem"] + (match["suffix"] or "")):
             continue
         try:

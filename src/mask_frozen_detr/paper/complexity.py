@@ -47,21 +47,16 @@ class ComplexityRow:
     paper_gmacs: float
 
 
-def complexity_rows(table: int | None = None, repeats: bool = False) -> list[ComplexityRow]:
-    """Ours and the paper's, for the rows of one table or of all.
+def complexity_rows(table: int | None = None) -> list[ComplexityRow]:
+    """Ours and the paper's, for the rows of one table or of all: 41, without the five that print a cost again.
 
-    repeats: also the five rows that print an earlier one's cost again (46 rows in all, without them 41).
     Raises UserError for a table without complexity figures.
     """
     printed = [row for row in paper_rows() if row.gmacs is not None]
     tables = sorted({row.table for row in printed})
     if table is not None and table not in tables:
         raise UserError(f"--table: found {table}, expected a table with complexity figures: {tables}")
-    return [
-        _row(row)
-        for row in printed
-        if table in (None, row.table) and (repeats or (row.table, row.name) not in REPEATED)
-    ]
+    return [_row(row) for row in printed if table in (None, row.table) and (row.table, row.name) not in REPEATED]
 
 
 def _row(row: PaperRow) -> ComplexityRow:

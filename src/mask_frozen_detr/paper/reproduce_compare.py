@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRow:
     """A row with a figure of ours for each seed, and the paper's. trained: seeds matter."""
 
     name: str
@@ -50,7 +50,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RowOrder:
     """order, paper_order: row names, best first. spearman, kendall, kendall_p: None where there is no order.
 
     spread: standard deviation over seeds, pooled over rows; None for one seed. resolved_from: AP from which on two
@@ -80,7 +80,7 @@ def rank_correlation(ours: Sequence[float], paper: Sequence[float]) -> dict[str,
     }
 
 
-def spread_over_seeds(rows: Sequence[Measured]) -> tuple[float, int] | None:
+def spread_over_seeds(rows: Sequence[MeasuredRow]) -> tuple[float, int] | None:
     """Standard deviation over seeds, pooled over all trained rows, and its degrees of freedom; None for one seed."""
     several = [row.ours for row in rows if row.trained and len(row.ours) > 1]
     freedom = sum(len(ours) - 1 for ours in several)
@@ -89,7 +89,7 @@ def spread_over_seeds(rows: Sequence[Measured]) -> tuple[float, int] | None:
     return math.sqrt(sum(stdev(ours) ** 2 * (len(ours) - 1) for ours in several) / freedom), freedom
 
 
-def least_difference(one: Measured, other: Measured, spread: tuple[float, int] | None) -> float:
+def least_difference(one: MeasuredRow, other: MeasuredRow, spread: tuple[float, int] | None) -> float:
     """From which difference of their means on two rows are told apart: Student's t with the pooled spread.
 
     Infinite where seeds matter and there is one only.
@@ -103,7 +103,7 @@ def least_difference(one: Measured, other: Measured, spread: tuple[float, int] |
     return max(TOLERANCE, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * deviation * math.sqrt(variance))
 
 
-def compare(rows: Sequence[Measured]) -> Comparison:
+def compare(rows: Sequence[MeasuredRow]) -> RowOrder:
     """The order of the rows here and in the paper, and each pair that the paper orders: does it hold here?"""
     spread = spread_over_seeds(rows)
     pairs = Pairs()
@@ -118,7 +118,7 @@ def compare(rows: Sequence[Measured]) -> Comparison:
         if abs(difference) >= needed:
             kind = pairs.as_in_the_paper if difference > 0 else pairs.against_the_paper
         kind.append(Pair(better.name, worse.name, round(better.paper - worse.paper, 2), round(difference, 3)))
-    return Comparison(
+    return RowOrder(
         rows=len(rows),
         order=[row.name for row in sorted(rows, key=lambda row: -row.mean)],
         paper_order=[row.name for row in sorted(rows, key=lambda row: -row.paper)],

@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 
 from mask_frozen_detr.paper.config import read_budget
-from mask_frozen_detr.paper.reproduce_compare import METRICS, Comparison
+from mask_frozen_detr.paper.reproduce_compare import METRICS, RowOrder
 from mask_frozen_detr.paper.reproduce_result import TableResult, TableRow
 
 STANDING = {"paper": "-", "impossible": "not possible", "same": "as above"}  # of rows that do not run
@@ -98,7 +98,7 @@ def finding(result: TableResult) -> list[str]:
     return [*lines, *_about_pairs(found, any(row.trained for row in rows.values()))]
 
 
-def _about_pairs(found: Comparison, trained: bool) -> list[str]:
+def _about_pairs(found: RowOrder, trained: bool) -> list[str]:
     pairs = found.pairs
     if not len(pairs):
         return ["The paper's figures are equal: it orders no two of these rows."]

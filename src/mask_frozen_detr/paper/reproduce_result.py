@@ -11,7 +11,7 @@ from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.machine.json_files import LIMIT
 from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.paper.config import ReproduceConfig
-from mask_frozen_detr.paper.reproduce_compare import METRICS, Comparison, Measured, compare, rank_correlation
+from mask_frozen_detr.paper.reproduce_compare import METRICS, MeasuredRow, RowOrder, compare, rank_correlation
 
 FORMAT = 1
 FREE_OPTIONS = ("seeds", "workers")  # what may change when a table is gone on with
@@ -107,7 +107,7 @@ class TableResult:
     def row(self, name: str) -> TableRow:
         return next(row for row in self.rows if row.name == name)
 
-    def compared(self, metric: str = "AP") -> list[Measured]:
+    def compared(self, metric: str = "AP") -> list[MeasuredRow]:
         """The rows that have a figure here and in the paper, each with the seeds that all trained rows have so far."""
         done = [{run.seed for run in row.measured} for row in self.rows if row.kind == "train"]
         seeds = set.intersection(*filter(None, done)) if any(done) else set()
@@ -117,10 +117,10 @@ class TableResult:
             ours = tuple(figure for figure in figures if figure is not None)
             paper = row.paper[METRICS[metric]]
             if ours and paper is not None:
-                rows.append(Measured(row.name, ours, paper, row.kind == "train"))
+                rows.append(MeasuredRow(row.name, ours, paper, row.kind == "train"))
         return rows
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> RowOrder:
         """The order of the rows here beside the paper's."""
         return compare(self.compared())
 

@@ -3,20 +3,19 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.detectors import FrozenDetector, load_detector
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import evaluate
-from mask_frozen_detr.machine.processes import processes
+from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.paper.config import ReproduceConfig
@@ -28,7 +27,6 @@ from mask_frozen_detr.training.run_folder import METRICS_FILE, is_run
 
 TIMED, UNTIMED = 8, 2  # steps of a row when its time is taken, and how many of them are warm-up
 IOU_SHARE = 0.2  # last part of training over which matched mask IoU is averaged
-T = TypeVar("T")
 
 
 class LoadedDetectors:
@@ -107,11 +105,11 @@ def time_rows(
         try:
             model = MaskFrozenDetr.build(detectors.of(row), row.network)
             train(model, train_data, None, folder / row.name, config, quiet=True)
-            seconds[row.name] = on_main(lambda at=folder / row.name: seconds_a_step(at))  # type: ignore[misc]
+            seconds[row.name] = on_main(partial(seconds_a_step, folder / row.name))
         except torch.OutOfMemoryError as error:
             raise UserError(f"row {row.name}: {reason_of(error)}") from error
         finally:
-            on_main(lambda at=folder: shutil.rmtree(at, ignore_errors=True))  # type: ignore[misc]
+            on_main(partial(shutil.rmtree, folder, ignore_errors=True))
     return seconds
 
 
@@ -127,15 +125,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory does not suffice; a lower --batch needs less"
     return str(error)
-
-
-def on_main(work: Callable[[], T]) -> T:
-    """Done by the main process alone; all get what it returns."""
-    state = processes()
-    found = [work() if state.is_main_process else None]
-    if state.num_processes > 1:
-        broadcast_object_list(found)
-    return found[0]  # type: ignore[return-value]
 
 
 def _read_metrics(folder: Path) -> tuple[float, float]:

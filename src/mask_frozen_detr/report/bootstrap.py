@@ -35,12 +35,12 @@ def average_precision(classes: Sequence[ClassMatches], drawn: np.ndarray) -> np.
         return 100 * np.asarray(total) / np.asarray(present)
 
 
-def interval(values: np.ndarray, share: float = 0.95) -> tuple[float, float]:
-    """Within which a share of the resamples lies; nan where none has a value."""
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Within which 95% of the resamples lie; nan where none has a value."""
     known = values[~np.isnan(values)]
     if not len(known):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - share) / 2, (1 + share) / 2])
+    low, high = np.quantile(known, [0.025, 0.975])
     return float(low), float(high)
 
 

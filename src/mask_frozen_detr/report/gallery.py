@@ -25,28 +25,28 @@ TRUTH, FOUND, FIRST = (46, 160, 67), (217, 72, 15), (110, 118, 129)  # colours
 
 
 @dataclass(frozen=True)
-class Card:
+class Example:
     """A finding with its picture: three panels as a data URI."""
 
     finding: Finding
     picture: str
 
 
-def make_cards(findings: Findings, each: int = EACH, most_bytes: int = BYTES) -> list[Card]:
-    """The most telling findings of each kind, over all classes in turn; at most `most_bytes` of JPEG."""
-    chosen = [_choose(kind, findings.all, each) for kind in KINDS]
+def make_examples(findings: Findings) -> list[Example]:
+    """The most telling findings of each kind, over all classes in turn; at most `BYTES` of JPEG."""
+    chosen = [_choose(kind, findings.all, EACH) for kind in KINDS]
     # Rank by rank, so that what the limit leaves out is the least telling of each kind.
-    ranked = [many[rank] for rank in range(each) for many in chosen if rank < len(many)]
-    cards, size = [], 0
+    ranked = [many[rank] for rank in range(EACH) for many in chosen if rank < len(many)]
+    examples, size = [], 0
     for finding, jpeg in zip(ranked, _draw(ranked), strict=True):
         if not jpeg:
             continue
         size += len(jpeg)
-        if size > most_bytes:
+        if size > BYTES:
             break
-        cards.append(Card(finding, _data_uri(jpeg)))
+        examples.append(Example(finding, _data_uri(jpeg)))
     kinds = list(KINDS)
-    return sorted(cards, key=lambda card: kinds.index(card.finding.kind))
+    return sorted(examples, key=lambda example: kinds.index(example.finding.kind))
 
 
 def _draw(findings: Sequence[Finding]) -> list[bytes]:

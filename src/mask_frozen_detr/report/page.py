@@ -7,7 +7,7 @@ from typing import Any
 
 from mask_frozen_detr.evaluation import Evaluation, Measured
 from mask_frozen_detr.report import figures
-from mask_frozen_detr.report.gallery import FIRST, FOUND, TRUTH, Card, make_cards
+from mask_frozen_detr.report.gallery import FIRST, FOUND, TRUTH, Example, make_examples
 from mask_frozen_detr.report.history import History
 from mask_frozen_detr.report.html_page import card, chart, charts, check_page, embedded, html_page, table, write_page
 from mask_frozen_detr.report.matches import KINDS, Findings, find_errors
@@ -40,7 +40,7 @@ def write_report(
     findings = None if measured is None else find_errors(measured)
     sections = [_summary(measured, history), _training(history)]
     if measured is not None and findings is not None:
-        sections += [_quality(measured, findings), _gallery(make_cards(findings), findings, measured.categories)]
+        sections += [_quality(measured, findings), _gallery(make_examples(findings), findings, measured.categories)]
     sections += [_skipped(None if measured is None else measured.evaluation, skipped), _options(history.options)]
     if measured is not None:
         sections.append(embedded("evaluation", measured.evaluation.as_dict()))
@@ -132,10 +132,10 @@ def _quality(measured: Measured, findings: Findings) -> str:
     )
 
 
-def _gallery(cards: list[Card], findings: Findings, categories: Mapping[int, str]) -> str:
+def _gallery(examples: list[Example], findings: Findings, categories: Mapping[int, str]) -> str:
     counts = {kind: findings.count(kind) for kind in KINDS}
     kinds = "".join(f'<option value="{kind}">{kind} ({counts[kind]:,})</option>' for kind in KINDS)
-    present = sorted({one.finding.category_id for one in cards}, key=lambda key: categories[key].lower())
+    present = sorted({one.finding.category_id for one in examples}, key=lambda key: categories[key].lower())
     classes = "".join(f'<option value="{key}">{page_text(categories[key], 40)}</option>' for key in present)
     sizes = "".join(f'<option value="{size}">{size}</option>' for size in ("small", "medium", "large"))
     everything = '<option value="">all</option>'
@@ -146,8 +146,8 @@ def _gallery(cards: list[Card], findings: Findings, categories: Mapping[int, str
     explained = table(["", "", ""], ([kind, f"{counts[kind]:,}", said] for kind, said in KINDS.items()), "kinds")
     return f"""<h2>Masks, and what went wrong</h2>
 <p>Detections that score at least {findings.threshold:.2f}, where F1 is highest, beside the objects that are there.
-{len(cards)} of {len(findings.all):,} are shown, the worst of each kind and the best of the good masks, all classes in
-turn. Image, truth and result: {legend}.</p>
+{len(examples)} of {len(findings.all):,} are shown, the worst of each kind and the best of the good masks, all classes
+in turn. Image, truth and result: {legend}.</p>
 <details><summary>The kinds, counted</summary>{explained}</details>
 <form id="filters">
 <label>kind<select name="kind">{everything}{kinds}</select></label>
@@ -157,10 +157,10 @@ turn. Image, truth and result: {legend}.</p>
 <input type="range" name="score" min="0" max="1" step="0.05" value="0"></label>
 <button type="reset">all</button><span id="shown" class="quiet" aria-live="polite"></span>
 </form>
-<div class="gallery">{"".join(_figure(one, categories) for one in cards)}</div>"""
+<div class="gallery">{"".join(_figure(one, categories) for one in examples)}</div>"""
 
 
-def _figure(one: Card, categories: Mapping[int, str]) -> str:
+def _figure(one: Example, categories: Mapping[int, str]) -> str:
     finding = one.finding
     name = page_text(categories[finding.category_id], 60)
     score = "" if finding.found is None else f"{finding.found['score']:.3f}"

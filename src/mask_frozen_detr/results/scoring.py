@@ -93,10 +93,9 @@ def class_matches(
     entries: list[dict[str, Any]],
     kind: Literal["bbox", "segm"],
     size: int = 0,
-    max_detections: int = COCO_DETECTIONS,
 ) -> list[ClassMatches]:
     """For each class, in the order of ids. size: 0 all, 1 small, 2 medium, 3 large. Other arguments as of `score`."""
-    scorer = _compared(truth, entries, kind, max_detections)
+    scorer = _compared(truth, entries, kind, COCO_DETECTIONS)
     place = {image["id"]: number for number, image in enumerate(truth["images"])}
     span = list(scorer.params.areaRng[size])
     thresholds = len(scorer.params.iouThrs)

@@ -7,7 +7,6 @@ additions round.
 """
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import torch
 from accelerate.utils import reduce, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
@@ -23,10 +21,11 @@ from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.precision import autocast
-from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
+from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.machine.signals import StopSignals, deliver, leave_signals_to_parent
+from mask_frozen_detr.machine.signals import StopSignals, deliver
 from mask_frozen_detr.model import DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, read_run_config
+from mask_frozen_detr.training.batches import join_pieces, loader_processes, step_samples
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.enough_memory import enough_memory
@@ -36,7 +35,7 @@ from mask_frozen_detr.training.pseudo_masks.rounds import Rounds
 from mask_frozen_detr.training.records import Records
 from mask_frozen_detr.training.run_folder import RunFolder, check_start, open_run
 from mask_frozen_detr.training.run_record import RunRecord
-from mask_frozen_detr.training.samples import Batch, Sample, SampleOrder, TrainingData, collate
+from mask_frozen_detr.training.samples import Batch, TrainingData
 from mask_frozen_detr.training.state import LOSS_KEYS, REMEDY, RunState
 from mask_frozen_detr.training.step import TrainingStep
 
@@ -80,27 +79,21 @@ def train(
         rounds.draw(run)
         step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
-            images = Watched(dataset, [record.path for record in dataset.images], _workers(config))
+            images = Watched(dataset, [record.path for record in dataset.images], loader_processes(config))
             with StopSignals() as signals, images.told(LOADERS_REMEDY):
                 if records.evaluation_due(run.step) and run.step not in folder.evaluated():
-                    with run.evaluated(), signals.lifted():
-                        records.evaluate(run.step)
-                for samples in _batches(images, config, rounds, steps, run.step):
+                    _evaluate(records, run, signals)
+                for samples in step_samples(images, config, rounds, steps, run.step):
                     if records.enough:
                         break
                     # ---- batch
                     if not model.network.training:  # as an evaluation left it; all modules are walked through
                         step_losses.train()
                     with enough_memory([sample.path for sample in samples if sample.path], f"iteration {run.step + 1}"):
-                        pieces = _pieces(samples, config, cache)
+                        pieces = join_pieces(samples, config, cache)
                     normaliser, stop = _share(pieces, device, signals)
                     # ---- losses
-                    for piece in pieces:
-                        with enough_memory(piece.paths, f"iteration {run.step + 1}"):
-                            with autocast(config.precision, device):
-                                losses = step_losses(piece, config.seed)
-                            run.backward(losses, normaliser)
-                        run.problems.update(piece.problems)
+                    _backward(run, step_losses, pieces, normaliser)
                     # ---- update
                     run.update(config.rate(run.step, steps))
                     # ---- log
@@ -109,27 +102,21 @@ def train(
                         _check_learning(run, values["loss"], dataset, train_data, steps)
                         records.log(run, values)
                     # ---- save
-                    stopped, due, redraw = (
-                        signals.agreed(stop),
-                        records.evaluation_due(run.step),
-                        rounds.end_at(run.step),
-                    )
+                    stopped, due = signals.agreed(stop), records.evaluation_due(run.step)
+                    redraw = rounds.end_at(run.step)
                     if stopped or due or redraw or run.step % config.checkpoint_every == 0 or run.step == steps:
-                        run.check_weights()
-                        run.share()
-                        folder.save(run.state_dict())
+                        folder.save(run.shared_state())
                     if stopped:
                         break
                     # ---- evaluate
                     if due:
-                        with run.evaluated(), signals.lifted():
-                            records.evaluate(run.step)
+                        _evaluate(records, run, signals)
                     # ---- draw pseudo-masks anew
                     if redraw:
                         with signals.lifted():
                             rounds.draw(run)
             _leave_if_stopped(signals, run, progress)
-            _end(model, config, run, folder)
+            _keep(model, config, run, folder)
             records.finish(run.step)
             records.say_skipped(run.problems, len(dataset), train_data)
             records.report()
@@ -160,13 +147,29 @@ def _begin(
     return run
 
 
-def _end(model: MaskFrozenDetr, config: TrainConfig, run: RunState, folder: RunFolder) -> None:
+def _keep(model: MaskFrozenDetr, config: TrainConfig, run: RunState, folder: RunFolder) -> None:
     """The mask network alone remains, and a detector that is not the old one any more."""
     run.adopt_mean()
     if config.finetune != "none":
         model.detector.unfreeze("none")
         model.adopt_detector()
     folder.save_model(model)
+
+
+def _backward(run: RunState, step_losses: nn.Module, pieces: list[Batch], normaliser: Tensor) -> None:
+    """The step's losses, a forward pass a piece, and their gradients."""
+    for piece in pieces:
+        with enough_memory(piece.paths, f"iteration {run.step + 1}"):
+            with autocast(run.config.precision, run.device):
+                losses = step_losses(piece, run.config.seed)
+            run.backward(losses, normaliser)
+        run.problems.update(piece.problems)
+
+
+def _evaluate(records: Records, run: RunState, signals: StopSignals) -> None:
+    """An evaluation on the way, of the weights as they would be kept; a signal ends it at once."""
+    with run.evaluated(), signals.lifted():
+        records.evaluate(run.step)
 
 
 def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -181,42 +184,6 @@ def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device
         broadcast_buffers=False,
         find_unused_parameters=config.finetune != "none",  # which heads take part in its losses is a detector's affair
     )
-
-
-def _batches(
-    dataset: Watched[Sample], config: TrainConfig, rounds: Rounds, steps: int, start: int
-) -> Iterator[list[Sample]]:
-    """This process's share of every step from `start` on; a round's loaders see the pseudo-masks of that round."""
-    for end in [*rounds.ends, steps]:
-        if end > start:
-            yield from _loader(dataset, config, end, start)
-            start = end
-
-
-def _loader(dataset: Watched[Sample], config: TrainConfig, end: int, start: int) -> DataLoader:
-    world, rank = processes().num_processes, processes().process_index
-    workers = _workers(config)
-    return DataLoader(
-        dataset,
-        batch_sampler=SampleOrder(len(dataset), config.batch, end, config.seed, start, rank, world),
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=leave_signals_to_parent,
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def _workers(config: TrainConfig) -> int:
-    if config.workers >= 0:
-        return config.workers
-    return min(8, usable_cores() - 1) if processes().device.type == "cuda" else 1
-
-
-def _pieces(samples: list[Sample], config: TrainConfig, cache: FrozenCache | None) -> list[Batch]:
-    """The batches of the step's forward passes."""
-    size = len(samples) // config.accumulate
-    batch_of = collate if cache is None else cache.batch
-    return [batch_of(samples[i : i + size]) for i in range(0, len(samples), size)]
 
 
 def _share(pieces: list[Batch], device: torch.device, signals: StopSignals) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
-from mask_frozen_detr.machine.files import TORSO, save_image_atomic, sweep, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.files import UNFINISHED, save_image_atomic, sweep, write_json_atomic, write_text_atomic
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.regular_files import check_regular, read_regular
@@ -61,7 +61,7 @@ def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = 
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file, expected a folder, or none yet")
     names = sorted(path.name for path in output.iterdir()) if output.exists() else []
-    left = [name for name in names if name == LOCK_FILE or TORSO.fullmatch(name)]
+    left = [name for name in names if name == LOCK_FILE or UNFINISHED.fullmatch(name)]
     foreign = [name for name in names if name not in left]
     if is_run(output):
         if not (resume or overwrite):

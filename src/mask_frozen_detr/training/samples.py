@@ -72,8 +72,8 @@ class Batch:
 class TrainingData(Dataset[Sample]):
     """COCO-format images with masks, indexed by (image number, sample number).
 
-    store: frozen outputs of views (see `cache`). Images whose outputs it holds are not read. pseudo_masks: of objects
-    whose mask is not taken from the annotations; they must be there when a sample is asked for.
+    pseudo_masks: of objects whose mask is not taken from the annotations; they must be there when a sample is asked
+    for. Frozen outputs of views are read from `store`, once a cache has set one, and their images are not.
     Raises UserError where no image has anything to learn from, and for large-scale jitter with a detector that
     resizes every image: the jitter's scale and padding would be lost on it.
     """
@@ -85,11 +85,11 @@ class TrainingData(Dataset[Sample]):
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         seed: int,
-        store: ViewStore | None = None,
         pseudo_masks: PseudoMasks | None = None,
     ):
         self.classes, self.preprocessing, self.augment, self.seed = classes, preprocessing, augment, seed
-        self.store, self.pseudo_masks = store, pseudo_masks
+        self.pseudo_masks = pseudo_masks
+        self.store: ViewStore | None = None
         if augment.large_scale_jitter and not preprocessing.resizes_freely:
             raise UserError(
                 "large_scale_jitter: found True, but the detector's pre-processing resizes every image itself, "

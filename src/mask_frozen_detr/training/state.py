@@ -95,6 +95,12 @@ class RunState:
         if processes().num_processes > 1:
             self.problems = set(gather_object(sorted(self.problems)))
 
+    def shared_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of all processes. Raises UserError where weights are lost, and keeps nothing."""
+        self.check_weights()
+        self.share()
+        return self.state_dict()
+
     def check_weights(self) -> None:
         """Raises UserError rather than that a checkpoint is overwritten with weights that are lost."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.learned.parameters()):

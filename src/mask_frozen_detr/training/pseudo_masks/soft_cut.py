@@ -47,14 +47,14 @@ class Window:
 WINDOWS = (Window(0.4, 64, 32), Window(0.8, 48, 24))
 
 
-def soft_cut(image: Image.Image, box: Box, windows: tuple[Window, ...] = WINDOWS) -> np.ndarray:
+def soft_cut(image: Image.Image, box: Box) -> np.ndarray:
     """The chance that each cell of a box is the object's.
 
     image: RGB. box: in its pixels, with area, at least partly within the image.
     Returns: (S, S) uint8, 0 … 255, over the part of the box within the image.
     """
     cut = inside_image(box, image.width, image.height)
-    masks = [_cut_window(image, cut, window) for window in windows]
+    masks = [_cut_window(image, cut, window) for window in WINDOWS]
     return np.round(255 * np.mean(masks, axis=0)).astype(np.uint8)
 
 
