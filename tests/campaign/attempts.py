@@ -58,7 +58,7 @@ def _together(kind: Kind, bench: Bench, seed: int, numbers: Sequence[int], until
         number, one = found
         done.append(number)
         yield number, _alone(kind, bench, seed, number, one.faults) if one.faults else one
-    ended = worker.wait(0)
+    ended = worker.wait(SECONDS if here.closed else 0)
     rest = [number for number in numbers if number not in done]
     if rest and (ended.late or ended.code):
         said = f"a process of several tries ended with {ended.code}, late: {ended.late}: {ended.last_line}"
@@ -66,7 +66,7 @@ def _together(kind: Kind, bench: Bench, seed: int, numbers: Sequence[int], until
 
 
 def _next(worker: Command, here: "multiprocessing.connection.Connection") -> tuple[int, Try] | None:
-    """What the worker has found next. None at its end, or where it takes too long for one try."""
+    """What the worker has found next. None at its end, when the pipe is closed, or where one try takes too long."""
     began, computed = time.monotonic(), worker.computed()
     while not here.poll(0.2):
         if worker.computed() - computed > SECONDS or time.monotonic() - began > WAITED * SECONDS:
@@ -74,6 +74,7 @@ def _next(worker: Command, here: "multiprocessing.connection.Connection") -> tup
     try:
         return here.recv()
     except EOFError:
+        here.close()
         return None
 
 

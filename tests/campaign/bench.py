@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from PIL import Image
+
 from campaign.commands import Command, Ran, command_line, run
 
 STEPS = 4
@@ -59,6 +61,27 @@ class Bench:
 
     def pictures(self) -> list[Path]:
         return sorted((self.data / "val2017").iterdir())
+
+    def film(self) -> Path:
+        """Three frames; written once."""
+        path = self.root / "film.mp4"
+        if not path.exists():
+            import av
+
+            with av.open(str(path), "w") as sink:
+                stream = sink.add_stream("mpeg4", rate=5, width=64, height=48, pix_fmt="yuv420p")
+                for shade in (40, 120, 200):
+                    picture = Image.new("RGB", (64, 48), (shade, 90, 20))
+                    sink.mux(stream.encode(av.VideoFrame.from_image(picture)))
+                sink.mux(stream.encode())
+        return path
+
+    def exported(self) -> Path:
+        """The finished run as an ONNX graph; written once, which takes as long as some hundred tries."""
+        path = self.root / "exported"
+        if not path.exists():
+            _need(run(["export", self.run, "--output", path], self.root))
+        return path
 
     def train(self, output: Path, variant: str = "plain", *more: str) -> list[str]:
         """The command line of a run."""
@@ -161,6 +184,8 @@ def build(bench: Bench) -> None:
     from campaign.warm import import_what
 
     page: list[str | Path] = ["evaluate", bench.run, bench.data, "--workers", "0", "--json", root / "figures.json"]
+    page += ["--results-file", root / "results.json"]
+    _need(run(page, root))
     import_what([bench.train(root / "warm"), page], root)
     while not (bench.killed / "checkpoint.pt").exists():
         shutil.rmtree(bench.killed, ignore_errors=True)

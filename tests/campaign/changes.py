@@ -62,7 +62,7 @@ def _order(document: dict, random: Random) -> str:
 
 
 def _crowd(document: dict, random: Random) -> str:
-    random.choice(_known(document))["iscrowd"] = 1
+    random.choice([one for one in _known(document) if not one["iscrowd"]])["iscrowd"] = 1
     return "a crowd"
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from campaign.bench import Bench, Try
 from campaign.commands import Command, call, manners, run
-from campaign.damage import check_predictions
+from campaign.damage import check_predictions, damage
 from campaign.hostile import ESCAPES, NUMBERS, TEXTS, hostile_value, mutate, text_of
+from campaign.odd_pictures import put_not_a_file
 
 OTHER = "another mask than pycocotools reads"
 LARGEST_JUDGED = 4_000_000  # pixels of an image: pycocotools knows no bounds
@@ -25,20 +26,17 @@ def annotations(bench: Bench, random: Random, folder: Path) -> Try:
     for split in ("train2017", "val2017"):
         (data / split).symlink_to(bench.data / split)
     for split in ("train2017", "val2017"):
-        name = f"annotations/instances_{split}.json"
-        document = json.loads((bench.data / name).read_text())
-        document, what = _hostile_document(document, random)
-        content, odd = text_of(document, random)
-        (data / name).write_bytes(content)
-    what = f"{what} {odd}".strip()
+        what = hostile_json(
+            Path(shutil.copy(bench.data / "annotations" / f"instances_{split}.json", data / "annotations")), random
+        )
     way = random.random()
-    if way < 0.6:
+    if way < 0.7:
         faults = manners(call(lambda: _read(data), folder, 30))
         if not faults:  # pycocotools may end by a signal on such files: what it has said until then counts
             said = Command(lambda: _compare(data), folder).wait(30).text
             faults = [line for line in said.splitlines() if line.startswith(OTHER)]
         return Try(f"read: {what}", faults)
-    if way < 0.8:
+    if way < 0.9:
         ran = run(["evaluate", bench.run, data, "--workers", "0"], folder)
         return Try(f"evaluate: {what}", manners(ran))
     options = ["--workers", "0", "--iterations", "2", *random.choice([[], ["--cache", str(folder / "cache")]])]
@@ -91,7 +89,18 @@ def _compare(data: Path) -> int:
     return 0
 
 
-def _hostile_document(document: dict[str, Any], random: Random) -> tuple[Any, str]:
+def hostile_json(path: Path, random: Random) -> str:
+    """Make an honest file hostile, and say how; COCO's in ways of its own."""
+    document = json.loads(path.read_text())
+    coco = isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys()
+    document, what = hostile_document(document, random) if coco else mutate(document, random)
+    content, odd = text_of(document, random)
+    path.write_bytes(content)
+    return f"{what} {odd}".strip()
+
+
+def hostile_document(document: dict[str, Any], random: Random) -> tuple[Any, str]:
+    """A hostile change of an honest COCO document."""
     image, annotation = random.choice(document["images"]), random.choice(document["annotations"])
     height, width = image["height"], image["width"]
     for one in document["annotations"][::2]:  # polygons as well
@@ -163,37 +172,18 @@ def _hostile_safetensors(random: Random, original: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + original[8 + size :]
 
 
-def _not_a_file(path: Path, random: Random) -> str:
-    """Something else in a file's place."""
-    path.unlink()
-    how = random.choice(
-        ["a folder", "nothing", "a FIFO", "a link to itself", "a link to nowhere", "/dev/zero", "empty"]
-    )
-    if how == "a folder":
-        path.mkdir()
-    elif how == "a FIFO":
-        os.mkfifo(path)
-    elif how == "a link to itself":
-        path.symlink_to(path.name)
-    elif how == "a link to nowhere":
-        path.symlink_to("gone")
-    elif how == "/dev/zero":
-        path.symlink_to("/dev/zero")
-    elif how == "empty":
-        path.touch()
-    return f"{path.name} is {how}"
-
-
 def _spoil(path: Path, ran: Path, random: Random) -> str:
     """Make one file of a folder hostile; says how."""
     if random.random() < 0.15:
-        return _not_a_file(path, random)
+        return put_not_a_file(path, random)
     if path.suffix == ".safetensors":
         path.write_bytes(_hostile_safetensors(random, path.read_bytes()))
         return f"{path.name} is hostile"
     if path.suffix == ".pt":
         path.write_bytes(_hostile_checkpoint(ran, random))
         return f"{path.name} is hostile"
+    if path.suffix not in (".json", ".jsonl"):
+        return damage(path, random)
     what = []
     document = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else None
     if document is None:

@@ -1,6 +1,16 @@
 """All kinds of faults that the campaign tries."""
 
-from campaign import changes, damage, disks, foreign_files, hostile_input, kills, odd_pictures, other_formats
+from campaign import (
+    changes,
+    damage,
+    disks,
+    foreign_files,
+    hostile_input,
+    kills,
+    odd_pictures,
+    other_commands,
+    other_formats,
+)
 from campaign.bench import Kind
 
 KINDS = {
@@ -21,6 +31,12 @@ KINDS = {
         Kind("detectors", "hostile detector folders", hostile_input.detector_folders),
         Kind("pictures", "odd pictures, predicted", odd_pictures.predicted),
         Kind("data-pictures", "odd pictures in data", odd_pictures.of_data),
+        Kind("annotate", "hostile boxes and pictures, annotated", other_commands.annotated),
+        Kind("films", "spoilt films, predicted", other_commands.films),
+        Kind("exported", "hostile exported models", other_commands.exported),
+        Kind("inspect", "hostile data, inspected", other_commands.inspected),
+        Kind("compare", "hostile results and figures, compared", other_commands.compared),
+        Kind("benchmark", "odd pictures, timed", other_commands.benchmarked),
         Kind("foreign", "files of the user's where output goes", foreign_files.tried),
         Kind("full-disk", "full disks and quotas", disks.full),
         Kind("read-only", "output where none can be", disks.read_only),

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -139,29 +140,39 @@ PICTURES: dict[str, Callable[[Random], tuple[bytes, str]]] = {
         ".png",
     ),
 }
-NOT_FILES = ["a folder", "a link to nowhere", "a link to itself", "a FIFO", "/dev/zero", "a socket"]
+NOT_FILES = ["a folder", "nothing", "a FIFO", "a link to itself", "a link to nowhere", "/dev/zero", "empty", "a socket"]
+
+
+def put_not_a_file(path: Path, random: Random) -> str:
+    """Something else in a file's place, if there is one; says what."""
+    path.unlink(missing_ok=True)
+    how = random.choice(NOT_FILES)
+    if how == "a folder":
+        path.mkdir()
+    elif how == "a FIFO":
+        os.mkfifo(path)
+    elif how == "a link to itself":
+        path.symlink_to(path.name)
+    elif how == "a link to nowhere":
+        path.symlink_to("gone")
+    elif how == "/dev/zero":
+        path.symlink_to("/dev/zero")
+    elif how == "empty":
+        path.touch()
+    elif how == "a socket":
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's name is short
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
+        os.chdir(here)
+    return f"{path.name} is {how}"
 
 
 def put(path: Path, random: Random) -> tuple[Path, str]:
     """Something at `path` with a suffix of its own; what it is."""
     if random.random() < 0.2:
-        how = random.choice(NOT_FILES)
         path = path.with_suffix(random.choice([".jpg", ".png"]))
-        if how == "a folder":
-            path.mkdir()
-        elif how == "a FIFO":
-            os.mkfifo(path)
-        elif how == "a socket":
-            import socket
-
-            here = os.getcwd()
-            os.chdir(path.parent)  # a socket's name is short
-            with socket.socket(socket.AF_UNIX) as one:
-                one.bind(path.name)
-            os.chdir(here)
-        else:
-            path.symlink_to({"a link to nowhere": "gone", "a link to itself": path.name}.get(how, how))
-        return path, how
+        return path, put_not_a_file(path, random)
     how = random.choice(list(PICTURES))
     data, suffix = PICTURES[how](random)
     suffix = suffix.upper() if random.random() < 0.1 else suffix
@@ -195,7 +206,8 @@ def _check(ran, odd: list[tuple[Path, str]], good: Path, inputs: list[Path], fol
     if f"m-{good.name}" not in found:
         faults.append("the good picture is not predicted")
     for path, how in odd:
-        if path.name not in found and path.name not in ran.text and not (how == "a folder" and path.is_dir()):
+        there = os.path.lexists(path) and not path.is_dir()
+        if there and path.name not in found and path.name not in ran.text:
             suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
             if path.suffix.lower() in suffixes or "not read" not in ran.text:
                 faults.append(f"{path.name} ({how}) is left out without a word")

@@ -11,6 +11,7 @@ from campaign.kinds import KINDS
 SAMPLE = {
     **{"kills": 1, "start": 0, "two-runs": 2, "changed-resume": 0, "changed-use": 0, "weights": 2, "records": 0},
     **{"cache": 2, "data": 2, "json": 1, "formats": 0, "run-folders": 0, "detectors": 0, "pictures": 2},
+    **{"annotate": 0, "films": 0, "inspect": 0, "compare": 0, "benchmark": 0, "exported": 0},
     **{"data-pictures": 1, "foreign": 2, "full-disk": 2, "read-only": 2},
 }
 

@@ -253,7 +253,6 @@ def test_find_images(album, monkeypatch, inputs, expected):
     ("entry", "message"),
     [
         ("nowhere.png", "no such file or folder"),
-        ("empty", "holds no image"),
         ("*.gif", "no image file matches"),
         ("n*.txt", "no image file matches"),
     ],
@@ -262,6 +261,13 @@ def test_inputs_without_images_are_named(album, entry, message):
     with pytest.raises(UserError, match=message) as error:
         find_images([album / "a.png", album / entry])
     assert str(album / entry) in str(error.value)
+
+
+def test_a_folder_without_images_may_lie_among_others(album):
+    """As `photos/*` of a shell has it; alone it is a mistake."""
+    assert find_images([album / "empty", album / "a.png"]) == [album / "a.png"]
+    with pytest.raises(UserError, match=r"empty: the folder holds no image"):
+        find_images([album / "empty", album / "empty"])
 
 
 def test_no_input_at_all():

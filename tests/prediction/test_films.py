@@ -154,6 +154,23 @@ def test_one_bad_film_costs_no_other(squashing_folder, tmp_path, capsys):
     assert main(["predict", str(squashing_folder), str(bad), str(bad), "--output", str(tmp_path / "other")]) == 2
 
 
+def test_whatever_fails_on_a_film_is_one_line(squashing_folder, tmp_path, capsys, monkeypatch):
+    def fail(*_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("mask_frozen_detr.prediction.films.predict_film", fail)
+    film, picture = tmp_path / "film.mp4", tmp_path / "a.png"
+    (tmp_path / "notes").mkdir()
+    Image.new("RGB", (64, 48)).save(picture)
+    words = ["predict", str(squashing_folder), "--output", str(tmp_path / "out")]
+    assert main([*words, str(film), str(picture), str(tmp_path / "notes")]) == 0
+    said = capsys.readouterr().out
+    assert f"skipped: {film}: not enough memory" in said
+    assert "not read: 1 × folder without a picture" in said
+    assert main([*words, str(film)]) == 2
+    assert f"{film}: not enough memory" in capsys.readouterr().err
+
+
 class Walkers:
     """Stands for a model: two boxes that walk, one of which scores little in the middle and is joined by another."""
 

@@ -1,8 +1,10 @@
 """Runs side by side: resampled figures are COCO's own over the images drawn, and differences are paired."""
 
 import contextlib
+import copy
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ from browsers import TIMEOUT, open_browser, until, watched
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mask_frozen_detr import UserError
 from mask_frozen_detr.cli import main
+from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.report.bootstrap import average_precision, draw_images, interval
+from mask_frozen_detr.report.results_files import read_results
 from mask_frozen_detr.results.scoring import class_matches, score
 
 IMAGES = 14
@@ -113,6 +118,38 @@ def run(scenes_folder, tmp_path_factory) -> Path:
 def browser() -> Iterator[Any]:
     with open_browser() as opened:
         yield opened
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("bbox", lambda one: one.update(bbox=[1, 2, {}, 4]), "entry 1: bbox: expected four finite numbers"),
+        ("bbox", lambda one: one.update(score="high"), "entry 1: expected image_id and category_id"),
+        ("bbox", lambda one: one.update(score=float("nan")), "entry 1: expected image_id and category_id"),
+        ("bbox", lambda one: one.update(image_id=[7]), "entry 1: expected image_id and category_id"),
+        ("bbox", lambda one: one.update(image_id=9), "is of other data: image 9 is not in it"),
+        ("segm", lambda one: one.pop("segmentation"), "entry 1: segmentation: expected run lengths"),
+        (
+            "segm",
+            lambda one: one.update(segmentation=[[1, 1, 5, 5, 1, 5]]),
+            "entry 1: segmentation: expected run lengths",
+        ),
+        ("segm", lambda one: one["segmentation"].update(size=2**32), "entry 1: segmentation: RLE of another size"),
+        ("segm", lambda one: one["segmentation"].update(counts="\x1b"), "entry 1: segmentation: RLE counts cannot be"),
+        ("segm", lambda one: one["segmentation"].update(counts=[1, 1]), "entry 1: segmentation: RLE counts do not add"),
+    ],
+)
+def test_damaged_results_are_named(kind, change, words, tmp_path):
+    """COCO's own code reads such entries with a traceback, or worse."""
+    box = {"image_id": 7, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}
+    mask = {"image_id": 7, "category_id": 1, "score": 0.5, "segmentation": {"size": [6, 8], "counts": [40, 8]}}
+    entries = {"bbox": [box, dict(box)], "segm": [mask, copy.deepcopy(mask)]}
+    change(entries[kind][1])
+    for name, content in entries.items():
+        (tmp_path / f"theirs.{name}.json").write_text(json.dumps(content))
+    data = CocoData(tmp_path, [ImageRecord(7, tmp_path / "a.png", 8, 6, ())], {1: "cat"}, [])
+    with pytest.raises(UserError, match=rf"theirs\.{kind}\.json: .*{re.escape(words)}"):
+        read_results(str(tmp_path / "theirs.json"), lambda: data)
 
 
 def test_runs_and_results_side_by_side(run, scenes_folder, tmp_path, capsys, browser):

@@ -91,7 +91,8 @@ class Compare:
 
     def _measured(self, names: list[str], place: Path) -> "Comparison":
         from mask_frozen_detr.data.load import load_split
-        from mask_frozen_detr.report.compare import compare, read_results
+        from mask_frozen_detr.report.compare import compare
+        from mask_frozen_detr.report.results_files import read_results
 
         def load(run: "HeldOut | None" = None) -> "CocoData":
             return load_split(place, self.split, self.images, self.orientation, run=run)

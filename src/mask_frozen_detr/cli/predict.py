@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
-from mask_frozen_detr.errors import UserError, safe
+from mask_frozen_detr.errors import UserError, reason, safe
 from mask_frozen_detr.machine.config import Precision, Runtime
 
 
@@ -87,10 +87,11 @@ class Predict:
                 for film in films:
                     try:
                         reports.append(predict_film(model, film, self.output, *options))
-                    except UserError as error:  # one bad film is one line, where there is something else to do
+                    except Exception as error:  # one bad film is one line, whatever fails on it
+                        text = str(error) if isinstance(error, UserError) else f"{film}: {reason(error)}"
                         if len(self.images) == 1:
-                            raise
-                        reports.append(f"skipped: {error}")
+                            raise UserError(text) from error
+                        reports.append(f"skipped: {text}")
                         skipped += 1
                 if skipped == len(self.images):
                     raise UserError("no film could be used:\n" + "\n".join(reports))

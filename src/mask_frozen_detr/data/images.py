@@ -8,7 +8,7 @@ import glob
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -148,37 +148,46 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     """Image files named by files, folders (all below them, sorted by path) and glob patterns, each once.
 
     A file named outright is taken whatever its suffix; in folders and patterns only those in `SUFFIXES` count, and
-    hidden files do not.
+    hidden files do not. A folder without any may lie among others, as `photos/*` has it.
 
     Raises: UserError naming the input that is not there or gave no image.
     """
     found: dict[Path, None] = {}  # a set that keeps the order
+    empty = []
     for entry in inputs:
         path = Path(entry).expanduser()
         if path.is_dir():
-            matches = list(_below(path))
-            expected = f"the folder holds no image ({', '.join(SUFFIXES)})"
+            matches, expected = pictures_below(path), ""
+            if not matches:
+                empty.append(f"{entry}: the folder holds no image ({', '.join(SUFFIXES)})")
         elif os.path.lexists(path):
             matches, expected = [path], ""  # reading it will say what is wrong with it
         elif glob.has_magic(str(path)):
             matches = []
             for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
                 if match.is_dir():
-                    matches.extend(_below(match))
+                    matches.extend(pictures_below(match))
                 elif match.suffix.lower() in SUFFIXES:
                     matches.append(match)
             expected = f"no image file matches this pattern ({', '.join(SUFFIXES)})"
         else:
             matches, expected = [], "there is no such file or folder"
-        if not matches:
+        if not matches and expected:
             raise UserError(f"{entry}: {expected}")
         found.update(dict.fromkeys(matches))
+    if not found and empty:
+        raise UserError(empty[0])
     if not found:
         raise UserError("no input: expected image files, folders or glob patterns")
     return list(found)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def pictures_below(folder: Path) -> list[Path]:
+    """Image files of a folder and those below it, by their suffixes, without hidden ones.
+
+    Raises UserError for a folder that cannot be read.
+    """
+
     def stop(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot read this folder ({error.strerror})")
 
@@ -186,4 +195,4 @@ def _below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
-    yield from sorted(files)
+    return sorted(files)

@@ -191,6 +191,17 @@ def _on_a_line(xs: list[float], ys: list[float]) -> bool:
 
 def _check_rle(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, Any], float]:
     """Run lengths in their compressed form, and their area."""
+    compressed, area = check_runs(rle, width, height)
+    if not area:
+        raise Broken("RLE of an empty mask")
+    return compressed, float(area)
+
+
+def check_runs(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, Any], int]:
+    """COCO's run lengths of an image in their compressed form, and the pixels of the mask.
+
+    Raises: Broken.
+    """
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         swapped = " (height and width swapped?)" if size == [width, height] else ""
@@ -208,14 +219,11 @@ def _check_rle(rle: dict[str, Any], width: int, height: int) -> tuple[dict[str, 
         raise Broken(f"RLE counts cannot be decoded: {_show(counts)}")
     if sum(runs) != width * height:
         raise Broken(f"RLE counts do not add up to the image: {sum(runs)}, expected {width * height}")
-    area = sum(runs[1::2])
-    if not area:
-        raise Broken("RLE of an empty mask")
     if type(counts) is list:
         from pycocotools import mask as coco_mask
 
         compressed = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)["counts"]
-    return {"size": size, "counts": compressed}, float(area)
+    return {"size": size, "counts": compressed}, sum(runs[1::2])
 
 
 def decode_counts(text: bytes) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, AutoTokenizer
 
@@ -71,7 +72,8 @@ def load_transformers_detector(
     weights = folder.read_weights()
     model = _build_model(folder, family, weights)
     config: Any = model.config
-    processor = _load(folder, PROCESSOR, AutoImageProcessor)
+    preprocessing = TransformersPreprocessing(_load(folder, PROCESSOR, AutoImageProcessor), family.any_size)
+    _check_preprocessing(folder, preprocessing)
     text = None
     if names is not None:
         text = Prompt(names, _load(folder, "tokenizer", AutoTokenizer), config.max_text_len)
@@ -86,7 +88,7 @@ def load_transformers_detector(
             scheme=SCHEME,
         ),
         class_names=names or class_names(config),
-        preprocessing=TransformersPreprocessing(processor, family.any_size),
+        preprocessing=preprocessing,
         costs=matching_costs(config, family),
         score_rule=score_rule(family),
     )
@@ -211,6 +213,16 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
             "expected a trained object detection model"
         )
     return model.eval()
+
+
+def _check_preprocessing(folder: DetectorFolder, preprocessing: TransformersPreprocessing) -> None:
+    """Raises UserError where a picture cannot be prepared: transformers takes settings of any kind until then."""
+    try:
+        shape = tuple(preprocessing(Image.new("RGB", (64, 64))).shape)
+    except Exception as error:  # whatever damaged settings bring about
+        raise UserError(f"{folder.path / PROCESSOR}: no picture can be prepared by it: {reason(error)}") from error
+    if len(shape) != 3 or shape[0] != 3:
+        raise UserError(f"{folder.path / PROCESSOR}: makes {shape} of a picture, expected (3, height, width)")
 
 
 def _load(folder: DetectorFolder, what: str, kind: Any) -> Any:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mask_frozen_detr.data.images import SUFFIXES
+from mask_frozen_detr.data.images import SUFFIXES, pictures_below
 from mask_frozen_detr.errors import printable, shorten
 from mask_frozen_detr.results.fonts import undrawable
 from mask_frozen_detr.results.prediction_files import Predicted
@@ -58,6 +58,8 @@ def _not_read(inputs: Sequence[str | Path], output: Path) -> str:
     """Kinds of files that folders hold and that are no pictures to this tool: "3 × .heic, 1 × .mp4"."""
     kinds: Counter[str] = Counter()
     for entry in inputs:
+        if Path(entry).expanduser().is_dir() and not pictures_below(Path(entry).expanduser()):
+            kinds["folder without a picture"] += 1
         for parent, folders, names in os.walk(Path(entry).expanduser()):
             if os.path.abspath(parent) == os.path.abspath(output):
                 names = [name for name in names if not re.fullmatch(r"(predictions(-\d+)?|results)\.json", name)]
@@ -65,4 +67,4 @@ def _not_read(inputs: Sequence[str | Path], output: Path) -> str:
             suffixes = (os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))
             kinds.update(suffix or "no suffix" for suffix in suffixes if suffix not in SUFFIXES)
     ranked = sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
-    return shorten([f"{count} × {printable(kind, 20)}" for kind, count in ranked])
+    return shorten([f"{count} × {printable(kind, 30)}" for kind, count in ranked])

@@ -1,17 +1,16 @@
 """Runs side by side on the same images: figures, and whether a difference means more than which images were there."""
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.errors import UserError, shorten
-from mask_frozen_detr.evaluation import Evaluation, Measured, read_evaluation, results_files
+from mask_frozen_detr.evaluation import Evaluation, Measured, read_evaluation
 from mask_frozen_detr.report.bootstrap import average_precision, draw_images, interval
 from mask_frozen_detr.report.history import read_history
 from mask_frozen_detr.results.coco_results import KINDS, Kind, coco_results, coco_truth
@@ -161,33 +160,6 @@ def recorded_evaluation(name: str) -> Evaluation:
     if not evaluations:
         raise UserError(f"{name}: has no evaluation of its own; --data measures it")
     return list(evaluations.values())[-1]
-
-
-def read_results(name: str, load: Callable[[], CocoData]) -> Results | None:
-    """Results that `evaluate --results-file` wrote, for X.json X.bbox.json and X.segm.json; None where `name` is none.
-
-    load: gives the data that they are of. Raises UserError where they are damaged, or of other images.
-    """
-    files = results_files(Path(name))
-    if Path(name).suffix != ".json" or not all(file.is_file() for file in files):
-        return None
-    data = load()
-    images = frozenset(record.id for record in data.images)
-    entries = {kind: _read(file, kind, images) for kind, file in zip(KINDS, files, strict=True)}
-    return Results(name, entries, data.images, data.categories, frozenset(data.categories))
-
-
-def _read(file: Path, kind: Kind, images: frozenset[int]) -> list[dict[str, Any]]:
-    shape = "bbox" if kind == "bbox" else "segmentation"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        entries = [{key: one[key] for key in ("image_id", "category_id", "score", shape)} for one in content]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: is no file of COCO results: {type(error).__name__}: {error}") from error
-    strange = sorted({one["image_id"] for one in entries} - images)
-    if strange:
-        raise UserError(f"{file}: is of other data: image {strange[0]} is not in it; name its own with --data")
-    return entries
 
 
 def _figures(
