@@ -18,7 +18,7 @@ from pathlib import Path
 
 SECONDS = 60.0  # of a processor that a command may take
 WAITED = 5  # times as long may pass: the machine has other work
-MEMORY = 1500  # MB that it may take besides what it was forked with
+MEMORY = 2200  # MB that it may take besides what was there: a picture of 81 megapixels takes 2,050
 # Bytes of control that no output may hold: all of C0 but tab and newline, DEL, C1, and what turns the reading order.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 LIBC = ctypes.CDLL(None)
