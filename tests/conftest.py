@@ -1,6 +1,8 @@
 """Tiny detectors and data that tests share: built once, of random weights and rendered shapes, never downloaded."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face 
 import pytest
 import torch
 import transformers
+from family_models import TinyModel, installed
 from synthetic_detections import scatter_parameters
 from torch import nn
 from transformers.utils import logging
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, load_detector
+from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.data.load import load_split
-from mask_frozen_detr.demo.scenes import render_scenes
-from mask_frozen_detr.detectors import FrozenDetector
+from mask_frozen_detr.demo.scenes import SCENE_DETECTOR, render_scenes
+from mask_frozen_detr.detectors import FrozenDetector, TransformersDetector
+from mask_frozen_detr.evaluation import Evaluation, evaluate
 
 t: Any = transformers  # its configurations take more than their types say
 torch.set_num_threads(1)  # equal to the bit whatever the machine, and tests may fork
@@ -26,6 +32,10 @@ logging.set_verbosity_error()
 
 NAMES = dict(enumerate(["disc", "ring", "star"]))  # three of the six kinds of shape
 SIDE = 96  # of the squashing detector
+TINY = [  # options of a training that takes a moment
+    *["--image-layers", "1", "--box-layers", "1", "--mask-width", "8", "--roi-size", "8", "--iterations", "2"],
+    *["--preset", "paper", "--workers", "0", "--min-box-iou", "0", "--no-report", "--log", "none"],
+]
 
 
 def _draw_weights(model: nn.Module, seed: int) -> None:
@@ -156,3 +166,104 @@ def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFro
     model = MaskFrozenDetr.build(squashing, tiny_network)
     scatter_parameters(model.network)
     return model
+
+
+@pytest.fixture(scope="session")
+def tiny_run(squashing_folder, scenes_folder, tmp_path_factory) -> Path:
+    """A run that the command line has finished."""
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", str(squashing_folder), str(scenes_folder), "--output", str(output), *TINY]) == 0
+    return output
+
+
+@pytest.fixture
+def refused(capfd) -> Callable[..., str]:
+    """Runs a command line that must be refused; returns its message."""
+
+    def refuse(*arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        shown = capfd.readouterr()
+        assert "Traceback" not in shown.err + shown.out
+        assert shown.err.strip()
+        return shown.err
+
+    return refuse
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TinyModel], Path]:
+    """Where a tiny model lies, as transformers saves it."""
+    made: dict[str, Path] = {}
+
+    def folder(tiny: TinyModel) -> Path:
+        if not installed(tiny):
+            pytest.skip(f"needs transformers {tiny.family.since}")
+        if tiny.name not in made:
+            made[tiny.name] = tiny.save(tmp_path_factory.mktemp("tiny") / tiny.name)
+        return made[tiny.name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family_detector(family_folder) -> Callable[[TinyModel], TransformersDetector]:
+    """The frozen detector of a tiny model, one for all tests: none of them changes it."""
+    made: dict[str, TransformersDetector] = {}
+
+    def detector(tiny: TinyModel) -> TransformersDetector:
+        if tiny.name not in made:
+            made[tiny.name] = tiny.load(family_folder(tiny))
+        return made[tiny.name]
+
+    return detector
+
+
+@pytest.fixture
+def photos(scenes, tmp_path) -> Path:
+    """A folder of three pictures of three kinds."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    images = [read_image(record.path) for record in scenes[1].images[:3]]
+    images[0].save(folder / "a.jpg")
+    images[1].save(folder / "b.png")
+    images[2].save(folder / "more" / "c.webp")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene_detector() -> FrozenDetector:
+    """The demo's; no test changes it."""
+    return load_detector(str(SCENE_DETECTOR))
+
+
+@pytest.fixture(scope="session")
+def baseline(scene_detector) -> MaskFrozenDetr:
+    """Masks without any training on the demo's detector; no test changes it."""
+    return MaskFrozenDetr.training_free(scene_detector)
+
+
+@pytest.fixture(scope="session")
+def measured_baseline(baseline, scenes, tmp_path_factory) -> tuple[Evaluation, Path]:
+    """The baseline's figures and results file."""
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    return evaluate(baseline, scenes[1], results_file=path), path
+
+
+@pytest.fixture(scope="module")
+def saved_model(model, tmp_path_factory) -> Path:
+    """The folder of a run that holds the module's model."""
+    folder = tmp_path_factory.mktemp("runs") / "femto"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied_model(saved_model, tmp_path) -> Path:
+    """A copy of `saved_model`, to spoil."""
+    return shutil.copytree(saved_model, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def photo(scenes) -> Path:
+    """A picture with objects."""
+    return scenes[1].images[0].path

@@ -99,3 +99,6 @@ def write_checkpoint(model: OfficialDetr, path: Path, **args) -> Path:
 def padded_batch(seed: int = 0, sizes=((90, 133), (128, 70))) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return collate_images([torch.randn(3, *size, generator=generator) for size in sizes])
+
+
+FAMILIES = {"h-detr": small_deformable(), "dino": small_dino(), "deformable detr": small_deformable(content_rows=0)}

@@ -23,7 +23,8 @@ def halve(graph: Path) -> None:
     import onnx_ir as ir
 
     model = ir.load(graph)
-    lowered, raised = [], {}
+    lowered: list[ir.Node] = []
+    raised: dict[ir.Value, ir.Value] = {}
     for node in [node for node in model.graph if node.op_type in HALVED]:
         for place, value in enumerate(node.inputs):
             if value is not None:
@@ -39,8 +40,8 @@ def halve(graph: Path) -> None:
         model.graph.insert_after(node, up)
         raised[up.outputs[0]] = result
     for down in lowered:  # between two convolutions nothing is cast
-        half = raised.get(down.inputs[0])
-        if half is not None:
+        value = down.inputs[0]
+        if value is not None and (half := raised.get(value)) is not None:
             down.outputs[0].replace_all_uses_with(half)
     tidy(model)
     ir.save(model, graph)
