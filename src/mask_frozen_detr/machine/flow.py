@@ -1,6 +1,6 @@
 """Work in three stages that overlap: what comes before a model and after it runs in threads, the model never waits.
 
-Pillow lets other threads run while it decodes, numpy and zlib while they compute and compress, as torch does.
+Pillow lets other threads run while it decodes, numpy while it computes, as torch does.
 """
 
 from collections import deque
