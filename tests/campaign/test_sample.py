@@ -7,11 +7,11 @@ from nursery import NURSERY
 
 from campaign.kinds import KINDS
 
-# A try of each kind, of those that take little time.
+# A try of each kind, of those that take little time; to export a model takes longer than all of them.
 SAMPLE = {
     **{"kills": 1, "start": 0, "two-runs": 2, "changed-resume": 0, "changed-use": 0, "weights": 2, "records": 0},
     **{"cache": 2, "data": 2, "json": 1, "formats": 0, "run-folders": 0, "detectors": 0, "pictures": 2},
-    **{"annotate": 0, "films": 0, "inspect": 0, "compare": 0, "benchmark": 0, "exported": 0},
+    **{"annotate": 0, "films": 0, "inspect": 0, "compare": 0, "benchmark": 0},
     **{"data-pictures": 1, "foreign": 2, "full-disk": 2, "read-only": 2},
 }
 
@@ -32,7 +32,7 @@ def _sample(numbers: dict[str, int], root: str, found) -> None:
 
 
 def test_one_try_of_each_kind(tmp_path):
-    assert SAMPLE.keys() == KINDS.keys()
+    assert SAMPLE.keys() == KINDS.keys() - {"exported"}
     here, there = NURSERY.Pipe(duplex=False)
     child = NURSERY.Process(target=_sample, args=(SAMPLE, str(tmp_path), there))
     child.start()
