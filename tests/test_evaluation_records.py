@@ -99,7 +99,12 @@ def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
     assert saved["left_out"]["annotations_without_class"] == len(of_class) > 0
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"box": 1}', "nothing"])
+FIGURES = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 1.0)
+WHOLE = {"images": 1, "seconds": 1, "classes": 1, "problems": [], "by_class": {}, "box": FIGURES, "mask": FIGURES}
+DAMAGED = [json.dumps({**WHOLE, "mask": {}}), json.dumps({**WHOLE, "images": {}})]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"box": 1}', "nothing", *DAMAGED])
 def test_a_damaged_evaluation_is_a_clear_error(text, tmp_path):
     path = tmp_path / "evaluation-3.json"
     path.write_text(text)

@@ -66,13 +66,30 @@ def test_pictures_apart_from_the_annotations(tmp_path):
         load_data(file, images=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["..\\..\\media\\upload\\1\\x y.png", "/data/upload/1/x%20y.png", "s3://b/x y.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..\\..\\media\\upload\\1\\x y.png",
+        "/data/upload/1/x%20y.png",
+        "s3://b/x y.png",
+        "https://h/x%20y.png?raw=1#a",
+        "X Y.PNG",
+        "x y",
+    ],
+)
 def test_names_of_other_machines_are_found_by_their_base(name, tmp_path):
     write(tmp_path / "result.json", [name])
     draw(tmp_path / "images" / "x y.png")
     data = load_data(tmp_path).train
     assert [record.path.name for record in data.images] == ["x y.png"]
     assert "by its base name" in data.summary()
+
+
+def test_capitals_and_suffixes_decide_where_they_must(tmp_path):
+    write(tmp_path / "result.json", ["a.png", "A.PNG", "b", "b.png", "c", "D.png"])
+    draw(*(tmp_path / "images" / name for name in ("a.png", "A.PNG", "b.png", "c.png", "c.jpg", "d.png", "D.PNG")))
+    data = load_data(tmp_path).train
+    assert [record.path.name for record in data.images] == ["a.png", "A.PNG", "b.png"]
 
 
 def test_base_names_that_are_not_alone_are_no_names(tmp_path):

@@ -1,13 +1,16 @@
 """Which file is meant by a name in an annotation file: tools write other folders, separators and Unicode forms."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
-BY_BASE_NAME = "picture found by its base name alone, in another folder than the annotation file says"
+from mask_frozen_detr.data.images import SUFFIXES
+
+BY_BASE_NAME = "picture found by its base name alone, not by the whole name in the annotation file"
 OTHER_FORM = "picture found under another Unicode form of its name"
 
 
@@ -21,6 +24,7 @@ class PictureFinder:
         self.bases = [str(base) for base in bases]
         self._listings: dict[str, dict[str, str]] = {}  # a folder's names, as they are and composed, to as they are
         self._below: dict[str, list[str]] | None = None
+        self._stems: dict[str, list[str]] = {}  # the same by names without their suffix, of pictures
 
     def find(self, name: str, notes: Counter[str]) -> Path | None:
         """By the whole name, in any of its spellings; notes counts what had to be guessed."""
@@ -36,12 +40,19 @@ class PictureFinder:
         return None
 
     def find_by_base_name(self, name: str) -> Path | None:
-        """The one file of that base name in the first base or below it, if there is just one."""
+        """The one file of that base name in the first base or below it, if there is just one.
+
+        Capitals count for nothing (IMG_1.JPG, img_1.jpg), and a name without a suffix is that of a picture.
+        """
         if self._below is None:
             self._below = {}
             for path in _below(self.bases[0]):
-                self._below.setdefault(composed(os.path.basename(path)), []).append(path)
-        found = self._below.get(base_name(name), [])
+                base = base_name(os.path.basename(path))
+                self._below.setdefault(base, []).append(path)
+                if base.endswith(SUFFIXES):
+                    self._stems.setdefault(os.path.splitext(base)[0], []).append(path)
+        base = base_name(name)
+        found = self._below.get(base, []) or self._stems.get(base, [])
         return Path(found[0]) if len(found) == 1 else None
 
     def _listing(self, folder: str) -> dict[str, str]:
@@ -63,8 +74,9 @@ def spellings(name: str) -> Iterator[str]:
 
 
 def base_name(name: str) -> str:
-    """The last part of a name, composed, whatever its separators."""
-    return composed(unquote(name.replace("\\", "/")).rsplit("/", 1)[-1])
+    """The last part of a name, composed, whatever its separators and capitals; of an address without its query."""
+    plain = re.split(r"[?#]", name)[0] if "://" in name else name
+    return composed(unquote(plain.replace("\\", "/")).rsplit("/", 1)[-1]).casefold()
 
 
 def composed(name: str) -> str:
@@ -79,13 +91,14 @@ def find_pictures(names: dict[int, str], bases: Sequence[Path], notes: Counter[s
     paths = {image_id: path for image_id, name in names.items() if (path := finder.find(name, notes))}
     if len(paths) == len(names):
         return paths
-    bare = Counter(base_name(name) for name in names.values())
+    bare, taken = Counter(base_name(name) for name in names.values()), set(paths.values())
     for image_id, name in names.items():
         if image_id in paths or bare[base_name(name)] > 1:
             continue
         path = finder.find_by_base_name(name)
-        if path is not None:
+        if path is not None and path not in taken:
             paths[image_id] = path
+            taken.add(path)
             notes[BY_BASE_NAME] += 1
     return {image_id: paths[image_id] for image_id in names if image_id in paths}
 

@@ -17,6 +17,9 @@ LARGEST = 1_000_000_000  # bytes, of a file that holds an evaluation
 FORMAT = 2
 
 
+SIZES = ("AP50", "AP75", "APs", "APm", "APl")  # beside AP, figures of every evaluation
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """What the figures do not cover, counted."""
@@ -147,6 +150,8 @@ def read_evaluation(path: Path) -> Evaluation:
 
     try:
         saved = json.loads(read_regular(path, LARGEST))
+        if type(saved["images"]) is not int or not {"AP", *SIZES} <= saved["box"].keys() & saved["mask"].keys():
+            raise ValueError(f"expected a number of images, and the figures AP, {', '.join(SIZES)}")
         newer = {
             "images_in_all",
             "categories_without_class",
