@@ -13,6 +13,9 @@ def damage(path: Path, random: Random) -> str:
     """Change some bytes of a file; says which."""
     data = bytearray(path.read_bytes())
     # Headers are short and decide most: half of the damage is near the start.
+    if not data:  # a lock
+        path.write_bytes(random.randbytes(9))
+        return f"{path.name}: no longer empty"
     at = random.randrange(min(len(data), random.choice([200, 3000, len(data), len(data)])))
     how = random.choice(["bit", "bit", "bit", "bits", "cut", "zeros", "appended", "inserted", "lost"])
     if how == "bit":

@@ -1,6 +1,7 @@
 """The page of a run: its figures, its filters, and that nothing in it is markup but its own."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -244,3 +245,8 @@ def test_in_a_browser(which, request, browser):
     assert page.locator(".gallery figure:visible").count() == 0
     assert not wrong
     page.close()
+
+
+def test_metrics_that_are_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert read_history(tmp_path).metrics == []

@@ -9,6 +9,7 @@ from typing import Any
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.run.description import CONFIG_FILE, METRICS_FILE, TRAINING_FILE
 
 BEST_EVALUATION = "best/evaluation.json"
@@ -54,10 +55,10 @@ def _tolerant(without: Any, read: Any) -> Any:
 def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     try:
-        for text in path.read_text().splitlines():
+        for text in read_regular(path).decode().splitlines():
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 lines.append(line)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, UserError):
         return lines  # up to what a kill has torn
     return lines
