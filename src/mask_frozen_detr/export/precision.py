@@ -18,7 +18,7 @@ def halve(graph: Path) -> None:
     """Convolutions and their weights in half precision, in place; all else, inputs and outputs too, stays float32.
 
     ONNX Runtime's own conversion casts every value of the graph to half precision and back, boxes and reference points
-    between the float32 operators as well: a quarter of the box AP is lost that way (docs/export.md).
+    between the float32 operators as well: a quarter of a small detector's box AP is lost that way (docs/export.md).
     """
     import onnx_ir as ir
 
