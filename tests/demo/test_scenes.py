@@ -235,7 +235,7 @@ def test_detector_training_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch)
         assert torch.equal(value, resumed.state_dict()[key]), key
     start = train_scene_detector.build_detector(tiny.seed).state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in whole.state_dict().items())
-    with pytest.raises(UserError, match="belongs to the recipe"):
+    with pytest.raises(UserError, match="belongs to the schedule"):
         train_scene_detector.train(train_scene_detector.Schedule(steps=3), tmp_path / "run.pt")
 
 

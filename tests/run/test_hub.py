@@ -86,9 +86,10 @@ def test_push_to_hub_sends_what_the_run_is(model, saved):
 
 
 def test_the_records_of_a_run_make_its_card(saved):
-    figures = {"AP": 24.22, "AP50": 42.17, "AP75": 23.34}
+    sizes = {"APs": 10.5, "APm": 25.4, "APl": 41.5}
+    figures = {"AP": 24.22, "AP50": 42.17, "AP75": 23.34, **sizes}
     evaluation = {
-        "box": {"AP": 33.58, "AP50": 48.1, "AP75": 35.94},
+        "box": {"AP": 33.58, "AP50": 48.1, "AP75": 35.94, **sizes},
         "mask": figures,
         "by_class": {"disc": {"box": 1.0, "mask": None}},
         "images": 206,

@@ -122,7 +122,7 @@ def test_runs_of_older_versions_load(version, tree, scenes):
         ("preprocessor_config.json", {"do_normalize": True}, "pre-processing .* has do_normalize True, in training it"),
         (
             "preprocessor_config.json",
-            {"do_center_crop": True},
+            {"do_center_crop": True, "crop_size": {"height": 64, "width": 64}},
             "pre-processing .* has do_center_crop True, in training",
         ),
         ("config.json", {"id2label": {"0": "ring", "1": "disc", "2": "star"}}, "class 0 .* is 'ring', in training it"),
