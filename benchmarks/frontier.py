@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import tyro
+from accelerate.utils import set_seed
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tyro.conf import Positional
@@ -75,8 +76,10 @@ class Options:
 def trained_row(options: Options, name: str, config: MaskNetworkConfig) -> dict[str, Any]:
     """A network's figures but for its times."""
     data = load_data(options.data)
-    model = MaskFrozenDetr.build(load_detector(options.detector), config)
     _, training = preset("light", len(data.train.images))
+    detector = load_detector(options.detector)
+    set_seed(training.seed)  # the first weights, as in `train`
+    model = MaskFrozenDetr.build(detector, config)
     training = replace(training, iterations=options.iterations)
     folder = options.output / name.replace(" ", "-").replace(",", "")
     evaluation = train(

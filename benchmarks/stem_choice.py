@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
+from accelerate.utils import set_seed
 from torch import nn
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -76,6 +77,7 @@ def main() -> None:
     image = val_data.images[0].path
     rows = []
     for choice, (detector, network) in choices(options.detector, options.network).items():
+        set_seed(options.training.seed)  # the first weights, as in `train`
         model = MaskFrozenDetr.build(detector, network)
         folder = options.output / {"C₁": "c1"}.get(choice, choice)
         began = time.perf_counter()

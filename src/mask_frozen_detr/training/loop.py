@@ -57,7 +57,8 @@ def train(
 ) -> Evaluation | None:
     """Train `model.network` on a frozen detector; the run folder `output` ends up with all there is to keep.
 
-    With `config.finetune` the detector learns as well, by its own losses and the masks' (Table 11).
+    With `config.finetune` the detector learns as well, by its own losses and the masks' (Table 11). The first weights
+    are those that the model has: for the same run again call `accelerate.utils.set_seed` before it is built.
 
     resume: go on where a killed run stopped; a finished one is only loaded. overwrite: give up the run that
     `output` holds. cache: where frozen outputs are kept; of the random views only flips are left then.
