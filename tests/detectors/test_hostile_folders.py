@@ -111,6 +111,11 @@ DAMAGE = {
         lambda path: change(path, do_normalize=True, image_mean=[0.5, 0.5, {"value": 0.5}], image_std=[1, 1, 1]),
         "no picture can be prepared by it",
     ),
+    "a standard deviation of 0": (
+        PROCESSOR,
+        lambda path: change(path, do_normalize=True, image_mean=[0.5, 0.5, 0.5], image_std=[1, -0.0, 1]),
+        "no image_std of 0",
+    ),
     "NaN": (CONFIG, lambda path: path.write_text('{"dropout": NaN}'), "found NaN, expected a finite number"),
     "a class that is a number": (CONFIG, lambda path: change(path, id2label={"0": 7}), "id2label: found '0': 7"),
     "a class of an absurd number": (CONFIG, lambda path: change(path, id2label={"9" * 30: "x"}), "id2label"),

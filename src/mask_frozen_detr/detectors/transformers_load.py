@@ -218,11 +218,17 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
 def _check_preprocessing(folder: DetectorFolder, preprocessing: TransformersPreprocessing) -> None:
     """Raises UserError where a picture cannot be prepared: transformers takes settings of any kind until then."""
     try:
-        shape = tuple(preprocessing(Image.new("RGB", (64, 64))).shape)
+        prepared = preprocessing(Image.new("RGB", (64, 64)))
     except Exception as error:  # whatever damaged settings bring about
         raise UserError(f"{folder.path / PROCESSOR}: no picture can be prepared by it: {reason(error)}") from error
+    shape = tuple(prepared.shape)
     if len(shape) != 3 or shape[0] != 3:
         raise UserError(f"{folder.path / PROCESSOR}: makes {shape} of a picture, expected (3, height, width)")
+    if not prepared.isfinite().all():
+        raise UserError(
+            f"{folder.path / PROCESSOR}: a black picture gives values that are no numbers, expected image_mean, "
+            "image_std and rescale_factor that are finite, and no image_std of 0"
+        )
 
 
 def _load(folder: DetectorFolder, what: str, kind: Any) -> Any:
