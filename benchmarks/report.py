@@ -25,7 +25,7 @@ def describe_run(device: torch.device, threads: int, commit: str | None = None) 
     return {
         "commit": commit or _git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in (_git("status", "--porcelain") or "").splitlines()),
-        "command": shlex.join(["python", "-m", "benchmarks", *_without_folder(sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", _module(Path(sys.argv[0])), *_without_places(sys.argv[1:])]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
@@ -44,13 +44,19 @@ def describe_run(device: torch.device, threads: int, commit: str | None = None) 
     }
 
 
-def _without_folder(arguments: list[str]) -> list[str]:
-    """Where the reports went is the machine's own affair."""
+def _module(script: Path) -> str:
+    """What was started: one benchmark, or all of them."""
+    alone = script.parent.name == "benchmarks" and script.stem != "__main__"
+    return f"benchmarks.{script.stem}" if alone else "benchmarks"
+
+
+def _without_places(arguments: list[str]) -> list[str]:
+    """Where the reports went and where on this machine the data lie is its own affair."""
     kept = [argument for argument in arguments if not argument.startswith("--output=")]
     if "--output" in kept:
         place = kept.index("--output")
         del kept[place : place + 2]
-    return kept
+    return [Path(argument).name if Path(argument).is_absolute() else argument for argument in kept]
 
 
 def _git(*arguments: str) -> str | None:

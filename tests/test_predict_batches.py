@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from synthetic_detections import scatter_parameters
 
-from mask_frozen_detr import MaskFrozenDetr
+from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig
 from mask_frozen_detr.detectors import Detections, DetectorInfo, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge, collate_images
 from mask_frozen_detr.results.box_inputs import UNKNOWN
@@ -88,18 +88,24 @@ class Pools(FrozenDetector):
         )
 
 
-def test_full_resolution_masks_of_a_padded_batch(tiny_network):
-    """All the way to the pixels of images of other sizes than the network's input."""
-    detector = Pools()
-    model = MaskFrozenDetr.build(detector, tiny_network)
+def model_and_images(
+    network: MaskNetworkConfig, sizes: list[tuple[int, int]]
+) -> tuple[MaskFrozenDetr, list[Image.Image], list[torch.Tensor]]:
+    """A model on `Pools`, images of these (height, width), and the same prepared for it."""
+    model = MaskFrozenDetr.build(Pools(), network)
     scatter_parameters(model.network)
     rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
+    return model, images, [model.detector.info.preprocessing(image) for image in images]
+
+
+def test_full_resolution_masks_of_a_padded_batch(tiny_network):
+    """All the way to the pixels of images of other sizes than the network's input."""
     # Inputs of 64 × 96, 96 × 64 and 64 × 64: strides divide them, so that no cell is half an image's and half padding.
     sizes = [(80, 120), (144, 96), (50, 50)]
-    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
-    tensors = [detector.info.preprocessing(image) for image in images]
+    model, images, tensors = model_and_images(tiny_network, sizes)
     assert [tuple(tensor.shape[1:]) for tensor in tensors] == [(64, 96), (96, 64), (64, 64)]
-    together = segment(detector, model.network.eval(), *collate_images(tensors), sizes, 18)
+    together = segment(model.detector, model.network.eval(), *collate_images(tensors), sizes, 18)
     for image, size, found in zip(images, sizes, together, strict=True):
         alone = model.predict(image, 0.0)
         assert len(alone) == len(found) == 18
@@ -112,18 +118,13 @@ def test_full_resolution_masks_of_a_padded_batch(tiny_network):
 
 def test_given_boxes_in_a_padded_batch(tiny_network):
     """Boxes of images of several sizes, one of them without any, side by side."""
-    detector = Pools()
-    model = MaskFrozenDetr.build(detector, tiny_network)
-    scatter_parameters(model.network)
-    rng = np.random.default_rng(0)
     sizes = [(80, 120), (50, 50), (144, 96)]
-    images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
-    tensors = [detector.info.preprocessing(image) for image in images]
+    model, images, tensors = model_and_images(tiny_network, sizes)
     boxes = [
         np.array(b, np.float32).reshape(-1, 4) for b in ([[5, 9, 60.5, 70], [0, 0, 120, 80]], [], [[9, 40, 90, 140]])
     ]
     labels = [[0, UNKNOWN], [], [2]]
-    together = segment_boxes(detector, model.network.eval(), *collate_images(tensors), sizes, boxes, labels)
+    together = segment_boxes(model.detector, model.network.eval(), *collate_images(tensors), sizes, boxes, labels)
     assert [len(found) for found in together] == [2, 0, 1]
     for image, its, names, found in zip(images, boxes, ([0, None], [], [2]), together, strict=True):
         alone = model.predict(image, boxes=its, labels=names)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 # In a RuntimeError's text: of torch's allocator for CPUs, of C++, of CUDA and MPS, of libraries on a GPU.
@@ -94,3 +95,9 @@ def reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     kind = "not enough memory" if is_out_of_memory(error) else type(error).__name__
     return printable(f"{kind}: {lines[0]}" if lines else kind, 300)
+
+
+def about(path: Path, text: str) -> str:
+    """What is wrong with a file, after its name, which many errors have in their text."""
+    shown = printable(str(path))
+    return text if shown in text else f"{shown}: {text}"

@@ -14,7 +14,7 @@ from mask_frozen_detr.annotation.review import check_review, write_review
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.orientation import open_picture
-from mask_frozen_detr.errors import UserError, printable, reason, shorten
+from mask_frozen_detr.errors import UserError, about, printable, reason, shorten
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -177,5 +177,4 @@ def _told(problems: dict[int, str], picture: OpenPicture) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text, shown = reason(error), printable(str(picture.record.path))
-        problems[picture.record.id] = text if shown in text else f"{shown}: {text}"
+        problems[picture.record.id] = about(picture.record.path, reason(error))

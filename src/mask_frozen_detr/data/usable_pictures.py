@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from mask_frozen_detr.data.images import read_image
-from mask_frozen_detr.errors import UserError, printable, reason
+from mask_frozen_detr.errors import UserError, about, reason
 
 
 def usable_pictures(
@@ -23,8 +23,7 @@ def usable_pictures(
             takes(read_image(path))
             usable.append(path)
         except Exception as error:  # whatever a picture brings about
-            text, shown = reason(error), printable(str(path))
-            problems.append(text if shown in text else f"{shown}: {text}")
+            problems.append(about(path, reason(error)))
     if problems and not usable:
         raise UserError(f"{what}: none of {len(problems)} pictures can be used, the first: {problems[0]}")
     return usable, problems

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from mask_frozen_detr.data.images import find_images, read_image
-from mask_frozen_detr.errors import UserError, check_number, printable, reason
+from mask_frozen_detr.errors import UserError, about, check_number, printable, reason
 from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
@@ -264,8 +264,7 @@ def _told(problems: list[tuple[int, str]], number: int, path: Path) -> Iterator[
         if isinstance(cause, OSError) and "cannot be written" in str(error) and cause.errno not in ODD_NAMES:
             raise
         text = "its name is not valid Unicode; rename it" if isinstance(error, UnicodeEncodeError) else reason(error)
-        shown = printable(str(path))
-        problems.append((number, text if shown in text else f"{shown}: {text}"))
+        problems.append((number, about(path, text)))
 
 
 def _root(inputs: Sequence[str | Path], paths: Sequence[Path]) -> Path:
