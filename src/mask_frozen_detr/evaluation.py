@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mask_frozen_detr.data.class_choice import choose_classes
 from mask_frozen_detr.data.classes import ClassMap, classes_of
@@ -21,7 +21,7 @@ from mask_frozen_detr.data.coco import MISSING_PICTURE, UNREADABLE_PICTURE, Coco
 from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.errors import UserError, printable, reason
 from mask_frozen_detr.machine.files import encode_json, write_json_atomic
-from mask_frozen_detr.machine.loaders import Watched, is_death
+from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.regular_files import check_regular
 from mask_frozen_detr.results.coco_results import BOX_KEYS, KINDS, MASK_KEYS, coco_results, coco_truth
@@ -235,14 +235,12 @@ class _Run:
         """All of `images`, in batches; report: called with how many are done."""
         prepared = EvaluationImages(images, self.model.preprocessing)
         source = Watched(prepared, [record.path for record in images], workers)
-        loader = DataLoader(source, batch_size=batch, num_workers=workers, collate_fn=list)
         done = 0
-        with source.told("fewer --workers or a lower --batch need less"):
-            for items in loader:
-                self.unused += [(images[index].id, problem) for index, image, problem in items if image is None]
-                self._take([(images[index], image) for index, image, _ in items if image is not None])
-                done += len(items)
-                report(done)
+        for items in source.load("fewer --workers or a lower --batch need less", batch_size=batch, collate_fn=list):
+            self.unused += [(images[index].id, problem) for index, image, problem in items if image is None]
+            self._take([(images[index], image) for index, image, _ in items if image is not None])
+            done += len(items)
+            report(done)
 
     def _take(self, pairs: list[tuple[ImageRecord, Any]]) -> None:
         """A batch; where it fails one image after the other, so that one bad image costs no other."""
@@ -250,8 +248,6 @@ class _Run:
             instances = self._segment(pairs) if pairs else []
             new = [self._entries(record, one) for (record, _), one in zip(pairs, instances, strict=True)]
         except Exception as error:
-            if is_death(error):  # of a loading process, told wherever this one is
-                raise
             if len(pairs) == 1:
                 self.unused.append((pairs[0][0].id, _problem(pairs[0][0], error)))
                 return

@@ -2,38 +2,36 @@
 
 from collections.abc import Iterator
 
-from torch.utils.data import DataLoader
-
 from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.processes import processes, usable_cores
 from mask_frozen_detr.machine.signals import leave_signals_to_parent
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.pseudo_masks.rounds import Rounds
-from mask_frozen_detr.training.samples import Batch, Sample, SampleOrder, collate
+from mask_frozen_detr.training.samples import Batch, Sample, SampleOrder, TrainingData, collate
+
+LOADERS_REMEDY = "fewer --workers or a lower --batch need less, and --resume goes on from the last checkpoint"
 
 
 def step_samples(
-    dataset: Watched[Sample], config: TrainConfig, rounds: Rounds, steps: int, start: int
+    dataset: TrainingData, config: TrainConfig, rounds: Rounds, steps: int, start: int
 ) -> Iterator[list[Sample]]:
-    """This process's share of every step from `start` on, a list a step; a round's loaders see its pseudo-masks."""
+    """This process's share of every step from `start` on, a list a step; a round's loaders see its pseudo-masks.
+
+    Raises UserError where a loading process is killed.
+    """
+    images = Watched(dataset, [record.path for record in dataset.images], loader_processes(config))
+    world, rank = processes().num_processes, processes().process_index
     for end in [*rounds.ends, steps]:
         if end > start:
-            yield from _loader(dataset, config, end, start)
+            yield from images.load(
+                LOADERS_REMEDY,
+                batch_sampler=SampleOrder(len(dataset), config.batch, end, config.seed, start, rank, world),
+                collate_fn=list,
+                worker_init_fn=leave_signals_to_parent,
+                prefetch_factor=4 if images.workers else None,
+            )
             start = end
-
-
-def _loader(dataset: Watched[Sample], config: TrainConfig, end: int, start: int) -> DataLoader:
-    world, rank = processes().num_processes, processes().process_index
-    workers = loader_processes(config)
-    return DataLoader(
-        dataset,
-        batch_sampler=SampleOrder(len(dataset), config.batch, end, config.seed, start, rank, world),
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=leave_signals_to_parent,
-        prefetch_factor=4 if workers else None,
-    )
 
 
 def loader_processes(config: TrainConfig) -> int:

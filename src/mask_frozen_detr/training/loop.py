@@ -19,13 +19,12 @@ from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.devices import send
-from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.precision import autocast
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.machine.signals import StopSignals, deliver
 from mask_frozen_detr.model import DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, load_network_weights, read_run_config
-from mask_frozen_detr.training.batches import join_pieces, loader_processes, step_samples
+from mask_frozen_detr.training.batches import join_pieces, step_samples
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.enough_memory import enough_memory
@@ -38,8 +37,6 @@ from mask_frozen_detr.training.run_record import RunRecord
 from mask_frozen_detr.training.samples import Batch, TrainingData
 from mask_frozen_detr.training.state import LOSS_KEYS, REMEDY, RunState
 from mask_frozen_detr.training.step import TrainingStep
-
-LOADERS_REMEDY = "fewer --workers or a lower --batch need less, and --resume goes on from the last checkpoint"
 
 __all__ = ["LOSS_KEYS", "TrainConfig", "train"]
 
@@ -80,11 +77,10 @@ def train(
         rounds.draw(run)
         step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
-            images = Watched(dataset, [record.path for record in dataset.images], loader_processes(config))
-            with StopSignals() as signals, images.told(LOADERS_REMEDY):
+            with StopSignals() as signals:
                 if records.evaluation_due(run.step) and run.step not in folder.evaluated():
                     _evaluate(records, run, signals)
-                for samples in step_samples(images, config, rounds, steps, run.step):
+                for samples in step_samples(dataset, config, rounds, steps, run.step):
                     if records.enough:
                         break
                     # ---- batch

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
@@ -51,10 +51,10 @@ def draw_missing(store: PseudoMasks, records: Sequence[ImageRecord], workers: in
     missing = missing_of(store, records[state.process_index :: state.num_processes])
     bar = Progress("drawing pseudo-masks", len(missing), quiet=quiet or not missing or not state.is_main_process)
     source = Watched(Drawing(missing, store), [record.path for record in missing], workers)
-    loader = DataLoader(source, batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_parent)
-    with source.told("fewer --workers need less, and the same command goes on"):
-        for done, _ in enumerate(loader, 1):
-            bar.update(done)
+    remedy = "fewer --workers need less, and the same command goes on"
+    drawn = source.load(remedy, batch_size=None, worker_init_fn=leave_signals_to_parent)
+    for done, _ in enumerate(drawn, 1):
+        bar.update(done)
     bar.close()
     state.wait_for_everyone()
 
