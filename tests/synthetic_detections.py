@@ -6,6 +6,7 @@ Letters: B images, Q queries, d_l width of level l.
 import torch
 
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
+from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 
 
 def draw_detections(
@@ -67,6 +68,13 @@ def scatter_parameters(module: torch.nn.Module, seed: int = 0) -> None:
             normalisation = parameter.ndim == 1 and name.endswith("weight")
             scale = parameter.shape[1:].numel() ** -0.5 if parameter.ndim > 1 else 0.3
             parameter.copy_(normalisation + scale * torch.randn(parameter.shape, generator=generator))
+
+
+def build_network(config: MaskNetworkConfig, shapes: DetectorShapes) -> MaskNetwork:
+    """A network whose every parameter is a random one, to be evaluated."""
+    network = MaskNetwork(config, shapes).eval()
+    scatter_parameters(network)
+    return network
 
 
 def all_queries(detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,24 +11,15 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from synthetic_detections import scatter_parameters
 
-from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError
+from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.annotation import annotate as module
 from mask_frozen_detr.annotation.annotate import annotate
 from mask_frozen_detr.annotation.document import QUALITY
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.load import load_split
-from mask_frozen_detr.detectors import FrozenDetector
 
 ADDED = {"segmentation", "area", "iscrowd", "score", QUALITY}
-
-
-@pytest.fixture(scope="module")
-def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
 
 
 @pytest.fixture

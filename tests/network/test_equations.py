@@ -20,7 +20,7 @@ from literal_parts import (
     roi_align,
     sigmoid,
 )
-from synthetic_detections import draw_detections, scatter_parameters
+from synthetic_detections import build_network, draw_detections, scatter_parameters
 
 from mask_frozen_detr.detectors.base import DetectorInfo, DetectorShapes, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
@@ -49,12 +49,6 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def build(config: MaskNetworkConfig, shapes: DetectorShapes = SHAPES) -> MaskNetwork:
-    network = MaskNetwork(config, shapes).eval()
-    scatter_parameters(network)
-    return network
-
-
 def run(network: MaskNetwork, detections):
     index = torch.arange(detections.queries.shape[1])
     with torch.no_grad():
@@ -75,7 +69,7 @@ def pixel_box(box: torch.Tensor) -> list[float]:
 def test_equation_1_masks_over_the_whole_image():
     """F = C₁ + interpolate(E), M_i = Sigmoid(q_i Fᵀ)."""
     detections = detections_of()
-    masks = run(build(training_free(roi_align=False)), detections).logits.sigmoid()
+    masks = run(build_network(training_free(roi_align=False), SHAPES), detections).logits.sigmoid()
     F = detections.stem[0] + interpolate(detections.features[0][0], 2)
     for i in range(COUNT):
         assert torch.allclose(masks[i], sigmoid(products(detections.queries[0, i], F)))
@@ -84,7 +78,7 @@ def test_equation_1_masks_over_the_whole_image():
 def test_equations_3_and_4_masks_over_boxes():
     """R_i = RoIAlign(F, b_i), Sigmoid(q_i R_iᵀ)."""
     detections = detections_of()
-    output = run(build(training_free(roi_size=8)), detections)
+    output = run(build_network(training_free(roi_size=8), SHAPES), detections)
     F = detections.stem[0] + interpolate(detections.features[0][0], 2)
     for i in range(COUNT):
         box = pixel_box(detections.boxes[0, i])
@@ -129,7 +123,7 @@ def test_equations_5_and_6_image_feature_encoder():
         neck=False,
         mask_scoring=False,
     )
-    network = build(config, shapes)
+    network = build_network(config, shapes)
     logits = run(network, detections).logits
     maps = [level[0] for level in detections.features]
     with torch.no_grad():
@@ -181,7 +175,7 @@ def test_equation_9_comes_before_equation_4():
         neck=False,
         mask_scoring=False,
     )
-    network = build(config)
+    network = build_network(config, SHAPES)
     logits = run(network, detections).logits
     F = detections.stem[0] + interpolate(detections.features[0][0], 2)
     encoder = network.box_encoder
@@ -287,7 +281,7 @@ def float_default():
 def test_equation_13_class_score_times_predicted_iou():
     """s_i = c_i · iou_i, the IoU that of the class."""
     detections = detections_of()
-    network = build(MaskNetworkConfig(image_layers=1, box_layers=1, mask_width=8, roi_size=8))
+    network = build_network(MaskNetworkConfig(image_layers=1, box_layers=1, mask_width=8, roi_size=8), SHAPES)
     predicted = run(network, detections).iou
     (instances,) = segment(Fixed(detections), network, torch.zeros(1, 3, *SIZE), torch.ones(1, *SIZE), [SIZE])
     assert len(instances) == COUNT * SHAPES.num_classes
@@ -301,7 +295,7 @@ def test_equation_13_class_score_times_predicted_iou():
 def test_equation_2_class_score_times_mean_foreground_probability():
     """s_i = c_i · Σ_{p > 0.5} p / #{p > 0.5} over the pixels of the pasted mask."""
     detections = detections_of()
-    network = build(training_free(roi_size=8))
+    network = build_network(training_free(roi_size=8), SHAPES)
     found = segment(
         Fixed(detections),
         network,

@@ -22,11 +22,6 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 THRESHOLD = 0.02
 
 
-@pytest.fixture(scope="module")
-def photo(scenes) -> Path:
-    return scenes[1].images[0].path
-
-
 def save(detector, config: MaskNetworkConfig, folder: Path) -> MaskFrozenDetr:
     model = MaskFrozenDetr.build(detector, config)
     scatter_parameters(model.network)

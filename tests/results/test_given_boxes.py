@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic_detections import scatter_parameters
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError
-from mask_frozen_detr.data.coco import CocoData
+from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.detectors import Detections, FrozenDetector
 from mask_frozen_detr.detectors.base import ScoreRule
 from mask_frozen_detr.results.box_inputs import UNKNOWN
@@ -20,18 +18,6 @@ from mask_frozen_detr.results.given_boxes import CLASS_WEIGHT, choose_queries
 
 SIGMOID = ScoreRule("sigmoid")
 BOXES = [[20.0, 30.0, 70.0, 90.0], [0.0, 0.0, 160.0, 120.0], [90.5, 10.25, 120.0, 60.0]]
-
-
-@pytest.fixture(scope="module")
-def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
-
-
-@pytest.fixture(scope="module")
-def photo(scenes: tuple[CocoData, CocoData]) -> Path:
-    return scenes[1].images[0].path
 
 
 def detections_of(boxes: Tensor, logits: Tensor) -> Detections:

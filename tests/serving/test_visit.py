@@ -14,11 +14,6 @@ from mask_frozen_detr.serving.downloads import COCO_FILE, PNG_FILE, YOLO_FILE, w
 from mask_frozen_detr.serving.visit import LEAST_SCORE, LONGEST_SIDE, click, look_at
 
 
-@pytest.fixture(scope="module")
-def photo(scenes) -> Path:
-    return scenes[1].images[0].path
-
-
 def test_threshold_and_classes_choose_of_what_was_found(model, photo):
     visit = look_at(model, photo)
     found = model.predict(photo, LEAST_SCORE)
