@@ -114,6 +114,17 @@ def alone(train_command, tmp_path_factory) -> Path:
     return output
 
 
+LOGGED = ["--log-every", "2", "--checkpoint-every", "3"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_command, tmp_path_factory) -> Path:
+    """The run of two processes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_two(train_command(folder / "run", *LOGGED), folder)
+    return folder / "run"
+
+
 def lines(output: Path) -> list[dict]:
     """Metrics without the memory, which is the process's own affair."""
     return [{key: value for key, value in line.items() if key != "peak_memory_gb"} for line in read_metrics(output)]
@@ -191,26 +202,23 @@ def test_a_process_without_a_single_match(more, scenes_folder, squashing_folder,
     assert distance < 5e-3 * sum(float(value.square().sum()) for value in reference.values()) ** 0.5
 
 
-def test_killed_and_resumed(train_command, tmp_path):
+def test_killed_and_resumed(train_command, undisturbed, tmp_path):
     """In the midst of a line of metrics, of which each process has its share: to the very weights, as with one."""
-    options = ["--log-every", "2", "--checkpoint-every", "3"]
-    run_two(train_command(tmp_path / "undisturbed", *options), tmp_path)
-    run_two(train_command(tmp_path / "run", *options), tmp_path, expected=-signal.SIGKILL, dies_at=5)
+    run_two(train_command(tmp_path / "run", *LOGGED), tmp_path, expected=-signal.SIGKILL, dies_at=5)
     assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4]
-    run_two(train_command(tmp_path / "run", *options, "--resume"), tmp_path)
-    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS_FILE).read_bytes()
+    run_two(train_command(tmp_path / "run", *LOGGED, "--resume"), tmp_path)
+    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (undisturbed / WEIGHTS_FILE).read_bytes()
     clocks = {"images_per_second": 0, "device_hours": 0}
-    found, expected = ([{**line, **clocks} for line in lines(tmp_path / name)] for name in ("run", "undisturbed"))
+    found, expected = ([{**line, **clocks} for line in lines(folder)] for folder in (tmp_path / "run", undisturbed))
     assert found == expected
 
 
-def test_a_signal_to_one_stops_both_after_the_same_step(train_command, tmp_path):
+def test_a_signal_to_one_stops_both_after_the_same_step(train_command, undisturbed, tmp_path):
     options = ["--log-every", "2", "--checkpoint-every", "5"]
-    run_two(train_command(tmp_path / "undisturbed", *options), tmp_path)
     run_two(train_command(tmp_path / "run", *options), tmp_path, expected=143, stops_at=2)
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT_FILE)["step"] == 3, "when the other has heard of it"
     run_two(train_command(tmp_path / "run", *options, "--resume"), tmp_path)
-    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS_FILE).read_bytes()
+    assert (tmp_path / "run" / WEIGHTS_FILE).read_bytes() == (undisturbed / WEIGHTS_FILE).read_bytes()
 
 
 def test_evaluate(scenes_folder, tmp_path):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -152,12 +153,11 @@ class Train:
             network, training = read_options(self.output)
             said = "options: those that the run was started with"
         else:
-            cost = detector_gmacs(detector)
             if self.preset is None:
-                name, why = choose_preset(cost, images)
+                name, why = choose_preset(detector_gmacs(detector), images)
                 said = f"preset {name}: {why}; another one by --preset"
             else:
-                name, remark = self.preset, preset_remark(self.preset, cost, images)
+                name, remark = self.preset, preset_remark(self.preset, partial(detector_gmacs, detector), images)
                 said = f"preset {name}, as asked: {remark}" if remark else f"preset {name}"
             network, training = preset(name, images)
         if processes().is_main_process:

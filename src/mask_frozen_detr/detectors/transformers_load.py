@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, AutoTokenizer
+from transformers.initialization import no_init_weights
 
 from mask_frozen_detr.detectors.base import (
     DetectorInfo,
@@ -193,7 +194,7 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
     check_numbers(path, folder.config, len(weights), values)
     try:
         config = model_class.config_class.from_dict(local_backbone(path, folder.config))
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             asked = sum(parameter.numel() for parameter in model_class(config).parameters())
         if asked > 2 * values + 1_000_000:
             raise UserError(f"{path}: asks for {asked:,} weights, but the folder holds {values:,}")

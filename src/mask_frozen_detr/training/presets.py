@@ -4,6 +4,7 @@ Their figures, and what did not pay, are in docs/presets.md. What a preset gives
 overrides its own field.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -78,13 +79,17 @@ def choose_preset(detector_gmacs: float, images: int) -> tuple[PresetName, str]:
     return "paper", f"{cost}, and {images} images are enough for the paper's network"
 
 
-def preset_remark(name: PresetName, detector_gmacs: float, images: int) -> str:
-    """What to know of a preset that was made for other detectors or data than these; "" where it suits."""
-    cost = f"this detector takes {detector_gmacs:.3g} GMACs an image"
+def preset_remark(name: PresetName, detector_gmacs: Callable[[], float], images: int) -> str:
+    """What to know of a preset that was made for other detectors or data than these; "" where it suits.
+
+    detector_gmacs: gives what the detector costs an image; only asked where that decides.
+    """
     if name == "paper" and images < MANY_IMAGES:
         return f"{images} images are few for the paper's network and rate, best and balanced are made for them"
-    if name == "light" and detector_gmacs >= HEAVY:
+    gmacs = detector_gmacs()
+    cost = f"this detector takes {gmacs:.3g} GMACs an image"
+    if name == "light" and gmacs >= HEAVY:
         return f"{cost}, beside which balanced costs little more for better masks"
-    if name != "light" and detector_gmacs < HEAVY:
+    if name != "light" and gmacs < HEAVY:
         return f"{cost}, and a hundred masks several times that; light keeps its pace"
     return ""
