@@ -111,6 +111,11 @@ DAMAGE = {
         lambda path: change(path, do_normalize=True, image_mean=[0.5, 0.5, {"value": 0.5}], image_std=[1, 1, 1]),
         "no picture can be prepared by it",
     ),
+    "sides of which one is no whole number": (
+        PROCESSOR,
+        lambda path: change(path, size={"height": 64, "width": 64.0}),
+        "no picture can be prepared by it",
+    ),
     "a standard deviation of 0": (
         PROCESSOR,
         lambda path: change(path, do_normalize=True, image_mean=[0.5, 0.5, 0.5], image_std=[1, -0.0, 1]),

@@ -38,6 +38,7 @@ from mask_frozen_detr.detectors.transformers_folder import (
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.errors import UserError, reason
 
+TRIED_PICTURE = (67, 61)  # width, height: no detector's own, whose pictures would not be resized
 # Of a configuration: names, versions and the types of stored numbers, which change no output.
 BOOKKEEPING = {
     "architectures",
@@ -219,7 +220,7 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
 def _check_preprocessing(folder: DetectorFolder, preprocessing: TransformersPreprocessing) -> None:
     """Raises UserError where a picture cannot be prepared: transformers takes settings of any kind until then."""
     try:
-        prepared = preprocessing(Image.new("RGB", (64, 64)))
+        prepared = preprocessing(Image.new("RGB", TRIED_PICTURE))
     except Exception as error:  # whatever damaged settings bring about
         raise UserError(f"{folder.path / PROCESSOR}: no picture can be prepared by it: {reason(error)}") from error
     shape = tuple(prepared.shape)
