@@ -4,16 +4,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 
 import pytest
 import torch
-import transformers
 from family_models import TinyModel, installed
 from synthetic_detections import scatter_parameters
-from torch import nn
+from tiny_detectors import build_padding_detector, build_squashing_detector
 from transformers.utils import logging
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, load_detector
@@ -25,96 +23,14 @@ from mask_frozen_detr.demo.scenes import SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import FrozenDetector, TransformersDetector
 from mask_frozen_detr.evaluation import Evaluation, evaluate
 
-t: Any = transformers  # its configurations take more than their types say
 torch.set_num_threads(1)  # equal to the bit whatever the machine, and tests may fork
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 
-NAMES = dict(enumerate(["disc", "ring", "star"]))  # three of the six kinds of shape
-SIDE = 96  # of the squashing detector
 TINY = [  # options of a training that takes a moment
     *["--image-layers", "1", "--box-layers", "1", "--mask-width", "8", "--roi-size", "8", "--iterations", "2"],
     *["--preset", "paper", "--workers", "0", "--min-box-iou", "0", "--no-report", "--log", "none"],
 ]
-
-
-def _draw_weights(model: nn.Module, seed: int) -> None:
-    """Weights that let the image through: transformers' own are small enough to give one answer to every image."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                scale = 1.5 * parameter.shape[1:].numel() ** -0.5
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-            elif name.endswith("weight"):
-                parameter.fill_(1.0)
-
-
-def build_squashing_detector(folder: Path, seed: int = 0, names: dict[int, str] = NAMES) -> Path:
-    """An RT-DETR of one fixed input size: strides 8, 16 and 32, a stride-4 stage, 20 queries."""
-    model = t.RTDetrForObjectDetection(
-        t.RTDetrConfig(
-            backbone_config=t.RTDetrResNetConfig(
-                embedding_size=8,
-                hidden_sizes=[8, 16, 16, 16],
-                depths=[1, 1, 1, 1],
-                layer_type="basic",
-                out_features=["stage2", "stage3", "stage4"],
-            ),
-            freeze_backbone_batch_norms=False,
-            encoder_hidden_dim=16,
-            encoder_in_channels=[16, 16, 16],
-            encoder_ffn_dim=16,
-            encoder_attention_heads=2,
-            hidden_expansion=0.5,
-            d_model=16,
-            decoder_in_channels=[16, 16, 16],
-            decoder_ffn_dim=16,
-            decoder_layers=2,
-            decoder_attention_heads=2,
-            num_queries=20,
-            num_denoising=0,
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
-        )
-    ).eval()
-    _draw_weights(model, seed)
-    model.save_pretrained(folder)
-    t.RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    return folder
-
-
-def build_padding_detector(folder: Path, seed: int = 0) -> Path:
-    """A Deformable DETR, which takes any size and pads batches: strides 8 to 64, two encoder layers, 15 queries."""
-    model = t.DeformableDetrForObjectDetection(
-        t.DeformableDetrConfig(
-            backbone_config=t.ResNetConfig(
-                embedding_size=8,
-                hidden_sizes=[8, 8, 16, 16],
-                depths=[1, 1, 1, 1],
-                layer_type="basic",
-                out_features=["stage2", "stage3", "stage4"],
-            ),
-            use_timm_backbone=False,
-            use_pretrained_backbone=False,
-            backbone=None,
-            d_model=32,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=16,
-            decoder_ffn_dim=16,
-            num_queries=15,
-            id2label=NAMES,
-            label2id={name: index for index, name in NAMES.items()},
-        )
-    ).eval()
-    _draw_weights(model, seed)
-    model.save_pretrained(folder)
-    # Two cells a side at stride 64: group norm wants more than one.
-    t.DeformableDetrImageProcessor(size={"shortest_edge": 128, "longest_edge": 192}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

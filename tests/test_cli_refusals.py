@@ -89,7 +89,7 @@ def test_weights_of_a_model_without_a_head(refused, squashing_folder, scenes_fol
 
 
 def test_a_detector_of_other_classes(refused, scenes_folder, tmp_path):
-    from conftest import build_squashing_detector
+    from tiny_detectors import build_squashing_detector
 
     folder = build_squashing_detector(tmp_path / "detector", names={0: "cat", 1: "dog", 2: "cow"})
     message = refused("train", folder, scenes_folder, "--output", tmp_path / "run")

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_squashing_detector
 from safetensors.torch import load_file, save_file
 from same_instances import THRESHOLD, change, same
 from synthetic_detections import scatter_parameters
+from tiny_detectors import build_squashing_detector
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.detectors.base import DetectorShapes

@@ -186,7 +186,7 @@ def _spoil(path: Path, random: Random) -> str:
     try:
         text = path.read_text()
         document = json.loads(text) if path.suffix == ".json" else None
-    except ValueError:  # damaged before
+    except (ValueError, RecursionError):  # damaged before, or nested too deep to be read
         return damage(path, random)
     if path.suffix == ".json":
         document, what = mutate(document, random)

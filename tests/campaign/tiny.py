@@ -1,53 +1,17 @@
-"""The smallest detector and data that every command takes: a try's time goes into what is tried."""
+"""The smallest data that every command takes: a try's time goes into what is tried."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
-from conftest import NAMES, _draw_weights
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+from tiny_detectors import NAMES
 
-t: Any = transformers  # its configurations take more than their types say
-SIDE = 64
 SIZE = (64, 48)  # width, height of the pictures
 SPLITS = {"train2017": 4, "val2017": 2}
 CLASSES = [*NAMES.values(), "bolt"]  # one that the detector lacks
-
-
-def build_detector(folder: Path) -> None:
-    """A DETR of 115 tensors: one stride, 10 queries."""
-    config = t.DetrConfig(
-        backbone_config=t.ResNetConfig(
-            embedding_size=8,
-            hidden_sizes=[8, 8, 8, 8],
-            depths=[1, 1, 1, 1],
-            layer_type="basic",
-            out_features=["stage4"],
-        ),
-        use_timm_backbone=False,
-        use_pretrained_backbone=False,
-        backbone=None,
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=8,
-        decoder_ffn_dim=8,
-        num_queries=10,
-        id2label=NAMES,
-        label2id={name: index for index, name in NAMES.items()},
-    )
-    model = t.DetrForObjectDetection(config).eval()
-    _draw_weights(model, seed=0)
-    with torch.no_grad():
-        model.class_labels_classifier.bias[-1] = -2  # of "no object", or nothing would be found
-    model.save_pretrained(folder)
-    t.DetrImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
 
 
 def draw_data(folder: Path) -> None:

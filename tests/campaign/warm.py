@@ -16,9 +16,13 @@ from pathlib import Path
 
 import torch
 import tyro
+from tiny_detectors import build_smallest_detector
+from transformers.utils import logging
 
 from campaign.bench import Bench
 from campaign.commands import Command, command_line
+
+SIDE = 64  # of the detector's input
 
 
 def prepare(bench: Bench) -> None:
@@ -28,15 +32,15 @@ def prepare(bench: Bench) -> None:
     import mask_frozen_detr.paper.reproduce
     import mask_frozen_detr.prediction.files
     import mask_frozen_detr.training.loop
-    from campaign.tiny import build_detector
     from mask_frozen_detr.detectors import load_detector
 
     torch.set_num_threads(1)
+    logging.disable_progress_bar()  # of transformers: its control characters would count as a file's
     re._MAXCACHE = 100_000  # type: ignore[attr-defined]  # transformers compiles some thousand patterns a load
     # tyro reads the comments of a class's source again at every command line.
     tokens = tyro._docstrings._ClassTokenization
     tokens.make = staticmethod(cache(tokens.make))  # type: ignore[method-assign]
-    build_detector(bench.detector)
+    build_smallest_detector(bench.detector, SIDE)
     load_detector(bench.detector)  # builds tables of transformers that take longer than all else
     with contextlib.redirect_stdout(io.StringIO()):
         mask_frozen_detr.cli.main(["detectors"])

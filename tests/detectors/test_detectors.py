@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from conftest import build_padding_detector, build_squashing_detector
 from narrow import gradient
 from PIL import Image
+from tiny_detectors import build_padding_detector, build_squashing_detector
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from cached_views import FLIPS, check_equal, files_of, opened, training_data
-from conftest import build_squashing_detector
 from narrow import detections
+from tiny_detectors import build_squashing_detector
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr import MaskFrozenDetr, load_detector

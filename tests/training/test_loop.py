@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_squashing_detector
 from folders import read_metrics
 from narrow import gradient
 from nursery import NURSERY, free_port, run_main
 from safetensors.torch import load_file
+from tiny_detectors import build_squashing_detector
 from tiny_training import CONFIG, build
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector

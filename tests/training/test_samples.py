@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES
 from narrow import pixels
 from PIL import Image
 from pycocotools import mask as coco_mask
+from tiny_detectors import NAMES
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr.data.classes import classes_of

@@ -41,6 +41,7 @@ class Benchmark:
 
     def run(self) -> None:
         import torch
+        from PIL import Image
 
         from mask_frozen_detr.data.images import find_images, read_image
         from mask_frozen_detr.data.usable_pictures import usable_pictures
@@ -55,9 +56,15 @@ class Benchmark:
         paths = find_images(self.images)
         step = max(1, len(paths) // self.pictures)
         model = load_model(self.model, self.detector, self.device)
+
+        def predictable(path: Path) -> Image.Image:
+            picture = read_image(path)
+            model.predict(picture)  # which may refuse what can be read
+            return picture
+
         with autocast(self.precision, model.device):
-            usable, problems = usable_pictures(paths[::step][: self.pictures], model.predict, "benchmark")
-            latency = measure_latency(model, [read_image(path) for path in usable], self.rounds)
+            pictures, problems = usable_pictures(paths[::step][: self.pictures], predictable, "benchmark")
+            latency = measure_latency(model, pictures, self.rounds)
         print(safe("\n".join([latency.table(), *(f"skipped: {problem}" for problem in problems)])))
         for number, line in enumerate(advice(latency, model)):
             print(f"{'faster with' if number == 0 else '        or'} {line}")

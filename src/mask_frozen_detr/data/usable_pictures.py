@@ -2,26 +2,23 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from PIL import Image
-
-from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.errors import UserError, about, reason
 
+T = TypeVar("T")
 
-def usable_pictures(
-    paths: Iterable[Path], takes: Callable[[Image.Image], Any], what: str
-) -> tuple[list[Path], list[str]]:
-    """The pictures that can be read and that `takes` takes, and a line about each other.
+
+def usable_pictures(paths: Iterable[Path], take: Callable[[Path], T], what: str) -> tuple[list[T], list[str]]:
+    """What `take` makes of each picture that it takes, and a line about each that makes it raise an error.
 
     Raises UserError, beginning with `what` needs them, where there are pictures and none is usable.
     """
-    usable, problems = [], []
+    usable: list[T] = []
+    problems: list[str] = []
     for path in paths:
         try:
-            takes(read_image(path))
-            usable.append(path)
+            usable.append(take(path))
         except Exception as error:  # whatever a picture brings about
             problems.append(about(path, reason(error)))
     if problems and not usable:

@@ -21,7 +21,7 @@ from mask_frozen_detr.export.checks import (
     with_canvas,
 )
 from mask_frozen_detr.export.graph import OUTPUTS, PIXELS, MaskGraph
-from mask_frozen_detr.export.precision import Feed, halve, quantise
+from mask_frozen_detr.export.precision import halve, quantise
 from mask_frozen_detr.export.preprocessing import portable
 from mask_frozen_detr.export.tensorrt import VERSION, unsupported
 from mask_frozen_detr.export.tracing import PICTURES, Example, quiet, trace
@@ -110,7 +110,7 @@ def export_model(
     check_exportable(model)
     name = model.detector.info.identity.name
     preparation = with_canvas(portable(model.detector.info.preprocessing, name), size, name)
-    calibrating, problems = usable_pictures(calibrating, preparation, "calibrate")
+    prepared, problems = usable_pictures(calibrating, lambda path: preparation(read_image(path)), "calibrate")
     height, width = preparation.canvas or preparation.size
     example = Example.of(height, width, preparation.canvas is not None, pasted)
     outputs = (*OUTPUTS, PIXELS) if pasted else OUTPUTS
@@ -146,7 +146,8 @@ def export_model(
         if precision == "fp16":
             halve(place / GRAPH_FILE)
         elif precision == "int8":
-            quantise(place / GRAPH_FILE, _feeds(calibrating, described))
+            feeds = [feed(described.input, [one], score_threshold=0.0) for one in prepared]
+            quantise(place / GRAPH_FILE, feeds)
         strangers.extend(unsupported(place / GRAPH_FILE))
         written = replace(described, checksums={GRAPH_FILE: hash_file(place / GRAPH_FILE)})
         write_json_atomic(place / DESCRIPTION_FILE, written.as_json())
@@ -167,12 +168,6 @@ def _save(program: Any, path: Path, described: ExportedModel) -> None:
     for name in defaults.keys() & {taken.name for taken in proto.graph.input}:
         proto.graph.initializer.append(onnx.numpy_helper.from_array(defaults[name], name))
     path.write_bytes(proto.SerializeToString())
-
-
-def _feeds(pictures: Sequence[Path], described: ExportedModel) -> list[Feed]:
-    """What the graph is fed with for each picture."""
-    prepare, taken = described.preprocessing, described.input
-    return [feed(taken, [prepare(read_image(path))], score_threshold=0.0) for path in pictures]
 
 
 def _compare(

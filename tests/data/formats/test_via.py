@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from format_samples import SQUARE, H, W, draw, mask_of, overlap, square_mask
 
-from mask_frozen_detr import load_data
+from mask_frozen_detr import UserError, load_data
 from mask_frozen_detr.data.load import load_split
 
 POLYGON = {"name": "polygon", "all_points_x": SQUARE[::2], "all_points_y": SQUARE[1::2]}
@@ -90,3 +90,12 @@ def test_nothing_else_is_taken_for_it(tmp_path):
         )
     )
     assert load_data(tmp_path).train.format == "COCO"
+
+
+@pytest.mark.parametrize("folder", [".", "train"])
+def test_two_files_in_one_folder_are_an_error(folder, tmp_path):
+    first = write(tmp_path / folder, [region(POLYGON)])
+    first.with_name("via_project.json").write_text(first.read_text())
+    with pytest.raises(UserError, match=r"via_project\.json and .*via_region_data\.json are both exports of VIA"):
+        load_data(tmp_path)
+    assert len(load_data(first, no_val=True).train.images) == 1

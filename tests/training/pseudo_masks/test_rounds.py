@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES
+from tiny_detectors import NAMES
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.data.classes import classes_of

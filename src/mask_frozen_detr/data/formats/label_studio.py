@@ -8,7 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,7 +19,7 @@ from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
 from mask_frozen_detr.data.formats.ellipses import ellipse
 from mask_frozen_detr.data.formats.label_maps import run_lengths
 from mask_frozen_detr.data.formats.label_studio_brush import decode_brush
-from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
+from mask_frozen_detr.data.formats.layout import Layout, find_exports, read_head
 from mask_frozen_detr.data.picture_paths import PictureFinder
 from mask_frozen_detr.data.validation import Broken, are_finite, stated_size
 from mask_frozen_detr.errors import UserError, printable
@@ -51,36 +50,12 @@ class _Region:
 
 def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
     """Json files whose beginning is a list of tasks, one a split or one in all."""
-    if path.is_file():
-        if path.suffix.lower() != ".json" or not _is_export(path):
-            return None
-        return Layout({split: Split(path, partial(_read, path)) for split in SPLITS}, single=True)
-    splits: dict[str, Split] = {}
-    for word, split in SPLIT_WORDS.items():
-        beside = [path / f"{word}.json", *sorted((path / word).glob("*.json"))]
-        file = next((file for file in beside if _is_export(file)), None)
-        if file is not None:
-            splits.setdefault(split, Split(file, partial(_read, file)))
-    if not splits:
-        files = [file for file in sorted(path.glob("*.json")) if _is_export(file)]
-        if len(files) > 1:
-            raise UserError(
-                f"{path}: {files[0].name} and {files[1].name} are both exports of {FORMAT}; give one of them"
-            )
-        if files:
-            splits["train"] = Split(files[0], partial(_read, files[0]))
-    return Layout(splits) if splits else None
+    return find_exports(path, FORMAT, "*.json", _is_export, _read)
 
 
 def _is_export(file: Path) -> bool:
     """By its beginning: tasks have "data" and "annotations", or "completions" as in old versions."""
-    if not file.is_file():
-        return False
-    try:
-        with open(file, "rb") as opened:
-            head = opened.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError:
-        return False
+    head = read_head(file).removeprefix(b"\xef\xbb\xbf").lstrip()
     listed = any(key in head for key in (b'"annotations"', b'"completions"', b'"predictions"'))
     return head.startswith(b"[") and listed and (b'"data"' in head or b'"to_name"' in head)
 

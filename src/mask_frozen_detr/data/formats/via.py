@@ -2,19 +2,17 @@
 
 from collections import Counter
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
 from mask_frozen_detr.data.formats.ellipses import ellipse
-from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, SPLITS, Layout, Split
+from mask_frozen_detr.data.formats.layout import Layout, find_exports, read_head
 from mask_frozen_detr.data.picture_paths import find_pictures
 from mask_frozen_detr.data.validation import Broken, are_finite
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.json_files import read_json_object
-from mask_frozen_detr.machine.regular_files import check_regular
 
 FORMAT = "VIA"
 EXPECTED = ("train/via_region_data.json with the pictures beside it, or a json of the name via_….json",)
@@ -26,33 +24,12 @@ LEFT_OUT = "region that outlines nothing (a point or a line), left out"
 
 def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
     """Json files of VIA's names and content, a split each or one in all."""
-    if path.is_file():
-        if path.suffix.lower() != ".json" or not _is_via(path):
-            return None
-        return Layout({split: Split(path, partial(_read, path)) for split in SPLITS}, single=True)
-    splits: dict[str, Split] = {}
-    for word, split in SPLIT_WORDS.items():
-        file = _file_in(path / word)
-        if file is not None:
-            splits.setdefault(split, Split(file, partial(_read, file)))
-    file = None if splits else _file_in(path)
-    if file is not None:
-        splits["train"] = Split(file, partial(_read, file))
-    return Layout(splits) if splits else None
-
-
-def _file_in(folder: Path) -> Path | None:
-    return next((file for file in sorted(folder.glob("via*.json")) if _is_via(file)), None)
+    return find_exports(path, FORMAT, "via*.json", _is_via, _read)
 
 
 def _is_via(file: Path) -> bool:
     """By the keys at its beginning: its COCO export, by its name alike, has others."""
-    try:
-        check_regular(file)
-        with open(file, "rb") as opened:
-            head = opened.read(1 << 16)
-    except (OSError, UserError):
-        return False
+    head = read_head(file)
     return b'"_via_' in head or b'"regions"' in head
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask_frozen_detr.detectors.official.checkpoint import read_checkpoint, write_folder
-from mask_frozen_detr.detectors.official.detector import class_names_for
-from mask_frozen_detr.detectors.official.layout import infer_config
+from mask_frozen_detr.detectors.official.checkpoint import write_folder
+from mask_frozen_detr.detectors.official.detector import read_named
 from mask_frozen_detr.detectors.official.model import OfficialDetr
-from mask_frozen_detr.detectors.official.names import check_name
 from mask_frozen_detr.detectors.official.renames import ignored, model_tensors
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.files import write_folder_atomic
@@ -37,11 +35,7 @@ def convert_checkpoint(
     folder, source = Path(folder), str(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"folder {folder}: exists and is not empty; expected a new one")
-    content = read_checkpoint(checkpoint)
-    config = content.config or infer_config(content.tensors, content.args, source, num_queries)
-    if name is not None:
-        check_name(name, config, source)
-    names = class_names_for(config, class_names if class_names is not None else content.class_names)
+    content, config, names = read_named(checkpoint, name, class_names, num_queries)
     with torch.device("meta"):
         model_tensors(OfficialDetr(config), content.tensors, config, source)  # raises where they do not fit
     tensors = {key: stored(tensor, half) for key, tensor in content.tensors.items() if not ignored(key, config)}

@@ -86,15 +86,7 @@ def load_official(
     Raises UserError for every bad input, never leaving a half-loaded model.
     """
     source = str(checkpoint)
-    if name is not None:
-        where = published(name).where
-        if not Path(checkpoint).exists():
-            raise UserError(f"checkpoint {source} of {name}: no such file. Its authors publish it at {where}")
-    content = read_checkpoint(checkpoint)
-    config = content.config or infer_config(content.tensors, content.args, source, num_queries)
-    if name is not None:
-        check_name(name, config, source)
-    names = class_names_for(config, class_names if class_names is not None else content.class_names)
+    content, config, names = read_named(checkpoint, name, class_names, num_queries)
     model = build(config, content, source, encoder_layer)
     info = DetectorInfo(
         identity=Identity(
@@ -112,6 +104,25 @@ def load_official(
         score_rule=ScoreRule("sigmoid"),
     )
     return OfficialDetector(model, info)
+
+
+def read_named(
+    checkpoint: str | Path, name: str | None, class_names: Sequence[str] | None, num_queries: int | None
+) -> tuple[Checkpoint, OfficialConfig, list[str]]:
+    """What a checkpoint holds, the architecture that it is of, and its classes; arguments as of `load_official`.
+
+    Raises UserError for what cannot be read, is of no known architecture, or is not what `name` says.
+    """
+    source = str(checkpoint)
+    if name is not None:
+        where = published(name).where
+        if not Path(checkpoint).exists():
+            raise UserError(f"checkpoint {source} of {name}: no such file. Its authors publish it at {where}")
+    content = read_checkpoint(checkpoint)
+    config = content.config or infer_config(content.tensors, content.args, source, num_queries)
+    if name is not None:
+        check_name(name, config, source)
+    return content, config, class_names_for(config, class_names if class_names is not None else content.class_names)
 
 
 def build(config: OfficialConfig, content: Checkpoint, source: str, encoder_layer: int = 4) -> OfficialDetr:
