@@ -1,20 +1,18 @@
-"""The best weights beside the last, early stopping, val pictures and trackers: what a run tells while it lasts."""
+"""The best weights beside the last, early stopping, val pictures: what a run keeps while it lasts."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import tracking
 from folders import read_metrics
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.detectors import FrozenDetector
-from mask_frozen_detr.training import records, run_folder, trackers
+from mask_frozen_detr.training import records, run_folder
 from mask_frozen_detr.training.config import AugmentConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
 from mask_frozen_detr.training.run_folder import TRAINING_FILE
@@ -172,91 +170,3 @@ def test_patience_without_evaluations_is_refused(squashing, scenes, tiny_network
         with pytest.raises(UserError, match=f"patience: found 2, but .*{words}"):
             train(model, scenes[0], val, tmp_path / "run", config, quiet=True)
     assert not (tmp_path / "run").exists()
-
-
-# --- trackers ---
-
-
-class Recorder:
-    """What accelerate's trackers look like from outside."""
-
-    name = "wandb"
-    made: list["Recorder"]
-
-    def __init__(self, run_name: str):
-        self.run_name, self.ended = run_name, False
-        self.values: dict[int, dict] = {}
-        self.pictures: list[dict] = []
-        type(self).made.append(self)
-
-    def start(self) -> None:
-        pass
-
-    def store_init_configuration(self, values: dict) -> None:
-        self.config = values
-
-    def log(self, values: dict, step: int) -> None:
-        self.values[step] = self.values.get(step, {}) | values
-
-    def log_images(self, values: dict, step: int) -> None:
-        self.pictures.append(values)
-
-    def finish(self) -> None:
-        self.ended = True
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> type[Recorder]:
-    kind = type("OneRecorder", (Recorder,), {"made": []})
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", kind)
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb", "tensorboard"])
-    return kind
-
-
-def test_trackers_get_what_the_folder_gets(recorder, go, tmp_path):
-    go([30.0, 20.0], replace(CONFIG, iterations=2, log="wandb"))
-    (tracker,) = recorder.made
-    lines = read_metrics(tmp_path / "run")
-    for line in lines:
-        assert tracker.values[line["step"]]["train/loss"] == pytest.approx(line["loss"], abs=1e-5)
-        assert line["peak_memory_gb"] > 0
-    assert [tracker.values[step]["val/mask AP"] for step in (1, 2)] == [30.0, 20.0]
-    assert tracker.config["lr"] == 1e-3
-    assert tracker.config["loss/dice_weight"] == 5.0
-    assert tracker.pictures[0]["val/pictures"].ndim == 4
-    assert tracker.ended
-    assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_a_tracker_that_fails_does_not_end_the_run(recorder, go, tmp_path, monkeypatch, capsys):
-    def fails(self, values, step):
-        raise ConnectionError("the server is gone")
-
-    monkeypatch.setattr(recorder, "log", fails)
-    monkeypatch.setattr(records, "Trackers", trackers.Trackers)
-    go([30.0, 20.0], replace(CONFIG, iterations=2, log="wandb"))
-    assert (tmp_path / "run" / "evaluation-2.json").exists()
-    said: list[str] = []
-    left = trackers.Trackers(("wandb",), {}, {}, SimpleNamespace(print=said.append))  # type: ignore[arg-type]
-    left.log({"a": 1.0}, 1)
-    left.log({"a": 1.0}, 2)
-    assert said == ["wandb: goes without this run from now on: ConnectionError: the server is gone"]
-
-
-@pytest.mark.parametrize(
-    ("log", "words"),
-    [
-        ("wandb,nonsense", "log: found 'nonsense', expected auto, none, or some of aim"),
-        ("", "log: found ''"),
-        ("mlflow", "log: mlflow is not installed; pip install mlflow"),
-        ("wandb", "log: wandb cannot be started: RuntimeError: nobody is logged in"),
-    ],
-)
-def test_trackers_that_are_none(log, words, recorder, go, tmp_path, monkeypatch):
-    def fails(self):
-        raise RuntimeError("nobody is logged in")
-
-    monkeypatch.setattr(recorder, "start", fails)
-    with pytest.raises(UserError) as error:
-        go([30.0], replace(CONFIG, log=log))
-    assert words in str(error.value)

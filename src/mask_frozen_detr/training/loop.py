@@ -72,11 +72,12 @@ def train(
     with open_run(output, record, config, resume, overwrite) as folder:
         if folder.finished:
             return _load_finished(model, folder, steps, progress)
-        run = _begin(model, config, dataset, cache, folder, progress)
-        rounds = Rounds(model, dataset, config, steps, cache, progress)
-        rounds.draw(run)
-        step_losses = _shared_out(model, config, device)
         with closing(Records(folder, progress, config, steps, model, val_data)) as records:
+            run = _begin(model, config, dataset, cache, folder, progress)
+            rounds = Rounds(model, dataset, config, steps, cache, progress)
+            rounds.draw(run)
+            step_losses = _shared_out(model, config, device)
+            records.begin(run.step)
             with StopSignals() as signals:
                 if records.evaluation_due(run.step) and run.step not in folder.evaluated():
                     _evaluate(records, run, signals)

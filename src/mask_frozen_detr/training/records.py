@@ -2,8 +2,7 @@
 
 import math
 import random
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.errors import reason
@@ -16,7 +15,7 @@ from mask_frozen_detr.report.history import read_history
 from mask_frozen_detr.report.page import check_report, write_report
 from mask_frozen_detr.training.best import BEST_FOLDER, Best, is_better, with_own_detector
 from mask_frozen_detr.training.config import TrainConfig
-from mask_frozen_detr.training.run_folder import TENSORBOARD_FOLDER, RunFolder
+from mask_frozen_detr.training.run_folder import RunFolder
 from mask_frozen_detr.training.state import RunState
 from mask_frozen_detr.training.trackers import TENSORBOARD, Trackers, tracker_names
 from mask_frozen_detr.training.val_pictures import draw_val_pictures
@@ -29,7 +28,8 @@ class Records:
     """What a run of so many steps records, in its folder and elsewhere.
 
     measured: the last evaluation of this process. enough: as many evaluations as `TrainConfig.patience` says have found
-    nothing better.
+    nothing better. Trackers that keep runs elsewhere are started here, before the folder holds a run: raises UserError
+    where one cannot be.
     """
 
     def __init__(
@@ -46,13 +46,18 @@ class Records:
         self.some_val = None if val_data is None else _some(val_data, config.evaluate_images, config.seed)
         self.measured: tuple[int, Measured] | None = None
         self.skipped: list[str] = []
-        start = 0 if folder.checkpoint is None else folder.checkpoint["step"]
-        own: dict[str, Any] = {"run_name": TENSORBOARD_FOLDER, "logging_dir": str(folder.path)}
-        own |= {"purge_step": start, "filename_suffix": f".{folder.run}"}  # by which its files are known
-        names = tracker_names(config.log) if processes().is_main_process else ()
-        self.trackers = Trackers(names, {TENSORBOARD: own}, asdict(config), progress)
+        self.trackers = Trackers(progress)
+        self.names = tracker_names(config.log)
+        self.enough = False
+        resumed = folder.checkpoint is not None
+        on_main(lambda: self.trackers.start(self.names, folder.path, folder.run, resumed, folder.record.described()))
+
+    def begin(self, step: int) -> None:
+        """From `step` on, in a folder that is ready."""
+        if TENSORBOARD in self.names and processes().is_main_process:
+            self.trackers.start_tensorboard(self.folder.path, self.folder.run, step)
         self.enough = self._enough()
-        progress.start(start)
+        self.progress.start(step)
 
     @property
     def evaluation(self) -> Evaluation | None:

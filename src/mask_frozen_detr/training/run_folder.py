@@ -299,8 +299,7 @@ class RunFolder:
     def _describe(self, *more: str) -> None:
         """training.json lists a file before there is one: so none of the run's is ever taken for another's."""
         self.files = list(dict.fromkeys([*self.files, *more]))
-        parts = asdict(self.record)
-        described = {**parts.pop("training"), **parts, "run": self.run, "files": self.files}
+        described = {**self.record.described(), "run": self.run, "files": self.files}
         described["checksum"] = checksum(described)
         write_json_atomic(self.path / TRAINING_FILE, described)
 

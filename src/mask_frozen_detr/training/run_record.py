@@ -78,6 +78,11 @@ class RunRecord:
                 "another --output starts anew"
             ) from error
 
+    def described(self) -> dict[str, Any]:
+        """As training.json and trackers have it: the options of training beside the other parts."""
+        parts = asdict(self)
+        return {**parts.pop("training"), **parts}
+
     def check_same(self, now: "RunRecord", path: Path) -> list[str]:
         """Raises UserError where this run was started with something else than `now`.
 
