@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_model
+from mask_frozen_detr.cli.positionals import DataPath, RunName
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.machine.config import Precision
@@ -17,9 +16,9 @@ class Annotate:
     """Masks for the boxes of a data set: whoever drew boxes for all and masks for some gets the rest drawn."""
 
     # A run folder, a hub repository of one, or a detector: then the training-free baseline draws.
-    model: Positional[str]
+    model: RunName
     # Data with boxes: a folder or an annotation file, in any format that training takes.
-    data: Positional[Path]
+    data: DataPath
     # Where the labelled data goes: a COCO file, the data's own content with masks added to it.
     output: Path
     # Which split of the folder to label: train, val or test.

@@ -4,9 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import check_at_least, load_model
+from mask_frozen_detr.cli.positionals import PictureNames, RunName
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.machine.config import Precision
 
@@ -16,9 +15,9 @@ class Benchmark:
     """Milliseconds of detector, mask network, pasting and encoding on this machine, and what would be faster."""
 
     # A run folder, a hub repository of one, or a detector.
-    model: Positional[str]
+    model: RunName
     # Pictures to time it on, as they will come: files, folders or patterns.
-    images: Positional[list[str]]
+    images: PictureNames
     # Take so many of the pictures, evenly spread.
     pictures: int = 8
     # Time everything so often; the median counts.

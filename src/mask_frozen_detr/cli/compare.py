@@ -4,12 +4,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
-from tyro.conf import Positional
+from typing import TYPE_CHECKING, Literal
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_predictor
+from mask_frozen_detr.cli.positionals import RunNames
 from mask_frozen_detr.errors import UserError, safe
 
 if TYPE_CHECKING:
@@ -21,11 +19,11 @@ if TYPE_CHECKING:
 class Compare:
     """Runs side by side on the same images, with intervals that tell whether a difference means anything."""
 
-    # Run folders, hub repositories of runs, detectors (the training-free baseline), or results: X.json for what
-    # `evaluate --results-file X.json` wrote. All are compared with the first.
-    runs: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN RUN …")]]
-    # Data to measure all of them on: a folder with splits, or one annotation file. Without it the figures that runs
-    # (or files of `evaluate --json`) have recorded stand side by side, and nothing tells what a difference means.
+    # Run folders, hub repositories of runs, detectors (the training-free baseline), or results, as X.json that
+    # came of `evaluate --results-file X.json`. All are compared with the first.
+    runs: RunNames
+    # Data to measure all of them on: a folder with splits, or one annotation file. Without it those figures stand side
+    # by side that runs, or files of `evaluate --json`, have recorded, and nothing tells what a difference means.
     data: Path | None = None
     # Which split of the folder to measure on: train, val or test.
     split: str = "val"

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from mask_frozen_detr.errors import safe
@@ -13,9 +15,9 @@ class Convert:
     """Turn an official checkpoint into a folder of safetensors that loads without pickle."""
 
     # The file that its authors publish.
-    checkpoint: Positional[Path]
+    checkpoint: Positional[Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]]
     # Where the detector shall lie: a new folder.
-    folder: Positional[Path]
+    folder: Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
     # Which detector it is, where the file alone cannot tell.
     name: str | None = None
     # Store half-precision weights: half the size.

@@ -13,7 +13,7 @@ class Demo:
     output: Path = Path("demo-output")
     # How long to train: more gives better masks.
     iterations: int = 220
-    # Another number gives another run of luck.
+    # The same number gives the same figures; another one tells how much of them is luck.
     seed: int = 0
     # What masks are learned from: annotations, or boxes alone.
     masks_from: Literal["annotations", "boxes"] = "annotations"

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_predictor
+from mask_frozen_detr.cli.positionals import DataPath, RunName
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision, Runtime
@@ -19,9 +18,9 @@ class Evaluate:
 
     # A run folder, a hub repository of one, an exported folder, or a detector: then the training-free baseline of the
     # paper is measured.
-    model: Positional[str]
+    model: RunName
     # Data: a folder with splits, or one annotation file, in any format that train takes.
-    data: Positional[Path]
+    data: DataPath
     # Which split of the folder to measure on: train, val or test.
     split: str = "val"
     # Measure on this share of the training images, where DATA has no val split; a run's own is known.

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import load_model
+from mask_frozen_detr.cli.positionals import RunName
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.machine.config import ExportPrecision
 
@@ -15,7 +14,7 @@ class Export:
     """A run as an ONNX graph that needs neither torch nor this project's training code."""
 
     # A run folder, or a hub repository of one.
-    model: Positional[str]
+    model: RunName
     # Where model.onnx and model.json go: a new folder, or one with an earlier export.
     output: Path
     # Detections an image; by default as many as the run was trained with, else 100.
@@ -24,7 +23,7 @@ class Export:
     # smaller where they do not fit, and padded. By default its shorter and longer side.
     size: tuple[int, int] | None = None
     # The graph also pastes masks at a picture's size, which it takes as the input `picture`: for programs that do not
-    # want to. It holds every mask at that size at once.
+    # paste themselves. It holds every mask at that size at once.
     pasted: bool = False
     # Convolutions in half precision (fp16) or of 8 bits (int8, with --calibrate); all else stays float32. `evaluate`
     # tells what AP they cost: small detectors lose much.

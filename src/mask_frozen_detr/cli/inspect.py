@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place
+from mask_frozen_detr.cli.positionals import DataPath
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 
@@ -17,9 +18,11 @@ class Inspect:
     """Look at data before training: counts, what is broken or suspicious, what the detector finds, pictures."""
 
     # Data as train takes it: a folder or an annotation file, in any of its formats.
-    data: Positional[Path]
+    data: DataPath
     # A detector: how its classes match, and which share of the objects it finds.
-    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
+    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR", help_behavior_hint="(optional)")]] = (
+        None
+    )
     # Write all of it into this file as JSON.
     json: Path | None = None
     # Write a page with pictures into this file, which needs nothing beside it.
@@ -35,7 +38,7 @@ class Inspect:
     # Where its pictures are.
     val_images: Path | None = None
     # Look at the train split alone.
-    no_val: bool = False
+    no_val: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     # The format of DATA, where it holds several; by default the one that is found.
     format: Format | None = None
     # Where there is no val split: hold this share of the images out, as train does.

@@ -3,22 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
+from mask_frozen_detr.cli.positionals import PictureNames, RunName
 from mask_frozen_detr.errors import UserError, reason, safe
 from mask_frozen_detr.machine.config import Precision, Runtime
 
 
 @dataclass
 class Predict:
-    """Masks for pictures: overlays and a COCO data set."""
+    """Masks for pictures and films: overlays and a COCO data set."""
 
     # A run folder, a hub repository of one, an exported folder, or a detector: then the training-free baseline
     # predicts.
-    model: Positional[str]
+    model: RunName
     # Pictures: files, folders or patterns such as 'photos/*.jpg'; or films such as street.mp4.
-    images: Positional[list[str]]
+    images: PictureNames
     # Where overlays and predictions.json go.
     output: Path
     # Formats to write beside COCO, each into a folder of its name: yolo, labelme, label-studio, masks (a PNG each),

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from mask_frozen_detr.cli.positionals import DataPath, DetectorName
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.paper.config import ReproduceConfig
 
@@ -19,15 +22,15 @@ class Reproduce:
     """
 
     # table1 … table16.
-    table: Positional[str]
+    table: Positional[Annotated[str, tyro.conf.arg(metavar="TABLE")]]
     # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
-    detector: Positional[str]
+    detector: DetectorName
     # Data in COCO format: a folder with train and val splits.
-    data: Positional[Path]
+    data: DataPath
     # Where runs, figures and plot go; by default reproduce-TABLE.
     output: Path | None = None
-    # What holds for all rows alike.
-    options: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
+    # How all rows are trained and measured alike.
+    training: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
 
     def run(self) -> None:
         from mask_frozen_detr.paper.reproduce import REPORT_FILE, failures, reproduce, summary
@@ -35,7 +38,7 @@ class Reproduce:
 
         table = read_table(self.table)
         output = self.output or Path(f"reproduce-table{table}")
-        result = reproduce(table, self.detector, self.data, output, self.options)
+        result = reproduce(table, self.detector, self.data, output, self.training)
         print(safe(f"{summary(result)}\n{output / REPORT_FILE}"))
         failed = failures(result)
         if failed:

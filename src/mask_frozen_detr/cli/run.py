@@ -88,7 +88,9 @@ def _commands(arguments: list[str], defaults: Train | None) -> type:
     """The type that is parsed, with a field `command`; a recipe that `train` names gives the defaults of the rest."""
     kinds: list[Any] = []
     for name, kind in COMMANDS.items():
-        subcommand = tyro.conf.subcommand(name)
+        # The list of commands shows a line of each; its own help all there is to say.
+        about = None if arguments[:1] == [name] else (kind.__doc__ or "").split("\n")[0]
+        subcommand = tyro.conf.subcommand(name, description=about)
         if kind is Train and defaults is not None:
             subcommand = tyro.conf.subcommand(name, default=defaults)
         elif name == "train" and (recipe := _recipe_of(arguments)) is not None:

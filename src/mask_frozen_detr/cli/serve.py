@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from tyro.conf import Positional
-
 from mask_frozen_detr.cli.loading import check_at_least
+from mask_frozen_detr.cli.positionals import RunName
 from mask_frozen_detr.errors import UserError
 
 
@@ -13,7 +12,7 @@ class Serve:
     """A page in the browser: drop a picture, see its masks, draw boxes, take COCO, YOLO or PNG home."""
 
     # A run folder, or a hub repository of one.
-    run_folder: Positional[str]
+    run_folder: RunName
     # Who may look: 127.0.0.1 is this machine alone, 0.0.0.0 everybody who can reach it.
     host: str = "127.0.0.1"
     # Where in the browser: http://HOST:PORT

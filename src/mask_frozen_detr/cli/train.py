@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from mask_frozen_detr.cli.positionals import NEEDED
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import UserError, safe
 from mask_frozen_detr.network.config import MaskNetworkConfig
@@ -31,10 +32,10 @@ class Train:
     # Where masks, records and checkpoints go: a new or empty folder.
     output: Path
     # The detector: a Hugging Face id, a folder in transformers' format, or an official checkpoint file.
-    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR")]] = None
+    detector: Positional[Annotated[str | None, tyro.conf.arg(metavar="DETECTOR", help_behavior_hint=NEEDED)]] = None
     # Data: a folder with a train and, better, a val split, or one annotation file; COCO, YOLO-seg, LabelMe, Pascal VOC,
     # COCO panoptic, VIA, Label Studio or CVAT.
-    data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA")]] = None
+    data: Positional[Annotated[Path | None, tyro.conf.arg(metavar="DATA", help_behavior_hint=NEEDED)]] = None
     # Where the pictures are, if not where the layout of DATA says.
     images: Path | None = None
     # What to measure on, a folder or an annotation file, if not the val split of DATA.

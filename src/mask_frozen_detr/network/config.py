@@ -61,8 +61,8 @@ class MaskNetworkConfig:
     neck: bool = True
     # How a query meets its box's features (Table 14).
     head: HeadKind = "dot-product"
-    # Predict each mask's IoU and score by it (equations 12 and 13); off scores by equation 2, which serves small data
-    # (Table 12).
+    # Predict each mask's IoU and score by it (equations 12 and 13, Table 12); off scores by equation 2, which serves
+    # small data.
     mask_scoring: bool = True
 
     def __post_init__(self) -> None:
