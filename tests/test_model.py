@@ -138,7 +138,7 @@ def test_what_is_no_run(kind, squashing_folder, tmp_path):
 
 
 def test_parts_that_do_not_fit_the_detector(squashing, monkeypatch):
-    monkeypatch.setattr(squashing, "_shapes", DetectorShapes(24, (16, 16, 16), (8, 16, 32), 8, 3))
+    monkeypatch.setattr(type(squashing), "shapes", DetectorShapes(24, (16, 16, 16), (8, 16, 32), 8, 3))
     with pytest.raises(UserError, match=r"squashing: .*queries have width 24, its features 16"):
         MaskFrozenDetr.training_free(squashing)
 

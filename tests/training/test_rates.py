@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from folders import read_metrics
 from safetensors.torch import load_file
 from tiny_training import CONFIG, build
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
@@ -48,17 +50,14 @@ def test_iterations_or_epochs(config, images, steps):
     assert config.steps(images) == steps
 
 
-def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, tmp_path):
     seen: list[float] = []
-    original = torch.optim.AdamW.step
-
-    def step(self, *args, **options):
-        seen.append(self.param_groups[0]["lr"])
-        return original(self, *args, **options)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     config = replace(CONFIG, iterations=4, warmup=2, drops=(0.75,))
-    train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
+    hook = register_optimizer_step_pre_hook(lambda optimiser, *_: seen.append(optimiser.param_groups[0]["lr"]))
+    try:
+        train(build(squashing, tiny_network), scenes[0], None, tmp_path, config, quiet=True)
+    finally:
+        hook.remove()
     assert seen == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4])
     assert [line["lr"] for line in read_metrics(tmp_path)] == pytest.approx(seen)
 
@@ -101,18 +100,19 @@ def test_fp16_without_a_gpu_is_a_clear_error(squashing, scenes, tiny_network, tm
         train(build(squashing, tiny_network), scenes[0], None, tmp_path, replace(CONFIG, precision="fp16"), quiet=True)
 
 
-def test_the_mean_of_weights_is_what_is_saved(squashing, scenes, tiny_network, tmp_path, monkeypatch):
+def test_the_mean_of_weights_is_what_is_saved(squashing, scenes, tiny_network, tmp_path):
     history: list[torch.Tensor] = []
-    original = torch.optim.AdamW.step
 
-    def step(self, *args, **options):
-        result = original(self, *args, **options)
-        history.append(torch.cat([p.detach().flatten() for group in self.param_groups for p in group["params"]]))
-        return result
+    def remember(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        history.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     model = build(squashing, tiny_network)
-    train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=3, ema=0.75, lr=1e-2), quiet=True)
+    hook = register_optimizer_step_post_hook(remember)
+    try:
+        train(model, scenes[0], None, tmp_path, replace(CONFIG, iterations=3, ema=0.75, lr=1e-2), quiet=True)
+    finally:
+        hook.remove()
     expected = history[0]
     for updates, weights in enumerate(history[1:], start=1):  # the decay ramps up to 0.75
         decay = (1 + updates) / (10 + updates)
