@@ -41,16 +41,8 @@ def choose_classes(data: CocoData, choice: ClassChoice, strict: bool = True) -> 
     doubled = {name: count for name, count in Counter(data.categories.values()).items() if count > 1}
     if not doubled and (choice == ClassChoice() or choice == data.choice):
         return data
-    known = {_plain(name) for name in data.categories.values()}
     if strict:
-        for option, names in (("class_map", choice.renamed), ("classes", choice.chosen or ())):
-            after = {_plain(name) for name in choice.renamed.values()} if option == "classes" else set()
-            gone = [name for name in names if _plain(name) not in known | after]
-            if gone:
-                raise UserError(
-                    f"{option}: found {shorten(gone)}, expected classes of {data.annotation_file}: "
-                    f"{shorten(data.categories.values(), 30)}"
-                )
+        _check_known(data, choice)
     renamed = {_plain(before): after for before, after in choice.renamed.items()}
     chosen = None if choice.chosen is None else {_plain(name) for name in choice.chosen}
     ids: dict[str, int] = {}  # name to the id of its class, the first of those made one
@@ -74,6 +66,22 @@ def choose_classes(data: CocoData, choice: ClassChoice, strict: bool = True) -> 
     notes |= {f"category called '{name}' as another is: taken as one class": n - 1 for name, n in doubled.items()}
     categories = dict(sorted((number, name) for name, number in ids.items()))
     return replace(data, images=images, categories=categories, notes=notes, choice=choice)
+
+
+def _check_known(data: CocoData, choice: ClassChoice) -> None:
+    """Raises UserError where a class is to be renamed or chosen that the data has not."""
+    known = {_plain(name) for name in data.categories.values()}
+    renamed = {_plain(name) for name in choice.renamed.values()}
+    for option, names, there in (
+        ("class_map", choice.renamed, known),
+        ("classes", choice.chosen or (), known | renamed),
+    ):
+        lacking = [name for name in names if _plain(name) not in there]
+        if lacking:
+            raise UserError(
+                f"{option}: found {shorten(lacking)}, expected classes of {data.annotation_file}: "
+                f"{shorten(data.categories.values(), 30)}"
+            )
 
 
 def _plain(name: str) -> str:

@@ -98,20 +98,7 @@ def map_classes(class_names: Sequence[str], categories: Mapping[int, str], run: 
 
     Raises: UserError where nothing matches, and where the data contradicts the run.
     """
-    unnamed = not any(class_names)
-    by = "name"
-    if run is not None:
-        index_of = _by_name({**{name: i for i, name in _named(class_names)}, **run.index_of}, categories)
-        if unnamed and run.by == "category id":
-            _add_by_id(index_of, class_names, categories, run)
-    elif not unnamed:
-        index_of = _by_name({name: i for i, name in _named(class_names)}, categories)
-    elif all(0 <= category < len(class_names) for category in categories):
-        index_of, by = {category: category for category in categories}, "category id"
-    elif len(class_names) == len(categories):
-        index_of, by = {category: index for index, category in enumerate(sorted(categories))}, "order"
-    else:
-        index_of = {}
+    index_of, by = _match(class_names, categories, run)
     known = list(run.index_of) if run is not None else [name for name in class_names if name]
     if not index_of:
         raise UserError(
@@ -129,6 +116,25 @@ def map_classes(class_names: Sequence[str], categories: Mapping[int, str], run: 
         by=by,
         run=run or RunClasses({categories[category]: index for category, index in index_of.items()}, by),
     )
+
+
+def _match(
+    class_names: Sequence[str], categories: Mapping[int, str], run: RunClasses | None
+) -> tuple[dict[int, int], str]:
+    """Category id → class index, of those that match, and by what they do; see `map_classes`."""
+    indices = {name: index for index, name in _named(class_names)}
+    if run is not None:
+        index_of = _by_name({**indices, **run.index_of}, categories)
+        if not any(class_names) and run.by == "category id":
+            _add_by_id(index_of, class_names, categories, run)
+        return index_of, "name"
+    if any(class_names):
+        return _by_name(indices, categories), "name"
+    if all(0 <= category < len(class_names) for category in categories):
+        return {category: category for category in categories}, "category id"
+    if len(class_names) == len(categories):
+        return {category: index for index, category in enumerate(sorted(categories))}, "order"
+    return {}, "name"
 
 
 def class_indices(

@@ -1,6 +1,7 @@
 """A val split from data that has none: by image, seeded, with every class in it as far as there are images of it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,42 +23,41 @@ def hold_out(data: CocoData, fraction: float) -> tuple[CocoData, CocoData]:
     count = len(data.images)
     if count < 2:
         raise UserError(f"{data.annotation_file}: has {count} image, expected at least 2 to hold some out for val")
-    wanted = min(max(round(fraction * count), 1), count - 1)
-    share = wanted / count
-    order = np.random.default_rng(SEED).permutation(count).tolist()
-    classes_of = [{a.category_id for a in record.annotations} for record in data.images]
-    waiting: dict[int, list[int]] = {}  # class to its images, those that are dealt out among them
-    for place in order:
-        for category in classes_of[place]:
-            waiting.setdefault(category, []).append(place)
-    lacking = {category: share * len(places) for category, places in waiting.items()}
-    dealt: dict[int, bool] = {}  # image to whether it is val's
-    room = wanted
-    for category in sorted(waiting, key=lambda category: (len(waiting[category]), category)):
-        for place in waiting[category]:
-            if place in dealt:
-                continue
-            to_val = room > 0 and lacking[category] >= 0.5
-            dealt[place] = to_val
-            if to_val:
-                room -= 1
-                for other in classes_of[place]:
-                    lacking[other] -= 1
-    for place in reversed(order):  # first those without objects, then whatever fills the count
-        if room > 0 and place not in dealt:
-            dealt[place] = True
-            room -= 1
-    for place in order:
-        if room > 0 and not dealt.get(place, False):
-            dealt[place] = True
-            room -= 1
+    chosen = _choose([{a.category_id for a in record.annotations} for record in data.images], fraction)
     parted = HeldOut(fraction, images_digest(data))
-    train = [record for place, record in enumerate(data.images) if not dealt.get(place, False)]
-    val = [record for place, record in enumerate(data.images) if dealt.get(place, False)]
+    train = [record for place, record in enumerate(data.images) if place not in chosen]
+    val = [record for place, record in enumerate(data.images) if place in chosen]
     return (
         replace(data, images=train, held_out=parted),
         replace(data, images=val, skipped=[], notes={}, held_out=parted),
     )
+
+
+def _choose(classes_of: Sequence[set[int]], fraction: float) -> set[int]:
+    """The places of val's images, of all images whose classes are `classes_of`: at least one, and not all."""
+    count = len(classes_of)
+    room = min(max(round(fraction * count), 1), count - 1)
+    share = room / count
+    order = np.random.default_rng(SEED).permutation(count).tolist()
+    images_of: dict[int, list[int]] = {}
+    for place in order:
+        for category in classes_of[place]:
+            images_of.setdefault(category, []).append(place)
+    lacking = {category: share * len(images) for category, images in images_of.items()}
+    chosen: set[int] = set()
+    dealt: set[int] = set()
+    for category in sorted(images_of, key=lambda category: (len(images_of[category]), category)):
+        for place in images_of[category]:
+            if place not in dealt and len(chosen) < room and lacking[category] >= 0.5:
+                chosen.add(place)
+                for other in classes_of[place]:
+                    lacking[other] -= 1
+            dealt.add(place)
+    bare = [place for place in reversed(order) if place not in dealt]
+    rest = [place for place in order if place not in chosen and place in dealt]
+    for place in [*bare, *rest][: room - len(chosen)]:  # first those without objects, then whatever fills the count
+        chosen.add(place)
+    return chosen
 
 
 def images_digest(data: CocoData) -> str:

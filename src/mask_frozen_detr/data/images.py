@@ -153,33 +153,33 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     Raises: UserError naming the input that is not there or gave no image.
     """
     found: dict[Path, None] = {}  # a set that keeps the order
-    empty = []
     for entry in inputs:
-        path = Path(entry).expanduser()
-        if path.is_dir():
-            matches, expected = pictures_below(path), ""
-            if not matches:
-                empty.append(f"{entry}: the folder holds no image ({', '.join(SUFFIXES)})")
-        elif os.path.lexists(path):
-            matches, expected = [path], ""  # reading it will say what is wrong with it
-        elif glob.has_magic(str(path)):
-            matches = []
-            for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
-                if match.is_dir():
-                    matches.extend(pictures_below(match))
-                elif match.suffix.lower() in SUFFIXES:
-                    matches.append(match)
-            expected = f"no image file matches this pattern ({', '.join(SUFFIXES)})"
-        else:
-            matches, expected = [], "there is no such file or folder"
-        if not matches and expected:
-            raise UserError(f"{entry}: {expected}")
-        found.update(dict.fromkeys(matches))
-    if not found and empty:
-        raise UserError(empty[0])
-    if not found:
+        found.update(dict.fromkeys(_named_by(entry)))
+    if not inputs:
         raise UserError("no input: expected image files, folders or glob patterns")
+    if not found:
+        raise UserError(f"{inputs[0]}: the folder holds no image ({', '.join(SUFFIXES)})")
     return list(found)
+
+
+def _named_by(entry: str | Path) -> list[Path]:
+    """The image files that one input stands for; none for a folder without any. Raises UserError as `find_images`."""
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return pictures_below(path)
+    if os.path.lexists(path):
+        return [path]  # reading it will say what is wrong with it
+    if not glob.has_magic(str(path)):
+        raise UserError(f"{entry}: there is no such file or folder")
+    named: list[Path] = []
+    for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+        if match.is_dir():
+            named += pictures_below(match)
+        elif match.suffix.lower() in SUFFIXES:
+            named.append(match)
+    if not named:
+        raise UserError(f"{entry}: no image file matches this pattern ({', '.join(SUFFIXES)})")
+    return named
 
 
 def pictures_below(folder: Path) -> list[Path]:

@@ -91,28 +91,24 @@ def load_data(
     that is the training data itself.
     """
     path = Path(data).expanduser()
-    if no_val and (val is not None or val_fraction is not None):
-        other = f"val {val}" if val is not None else f"val_fraction {val_fraction}"
-        raise UserError(f"no_val: found it beside {other}, expected one of them")
-    if val is not None and val_fraction is not None:
-        raise UserError(f"val_fraction: found {val_fraction}, and val {val} beside it; expected one of them")
+    _check_one_of(no_val, val, val_fraction)
     pictures, val_pictures = _folder(images), _folder(val_images or images)
     apart = [split for split, folder in (("train", pictures), ("val", val_pictures)) if folder is not None]
     layout = find_layout(path, format, apart)
     if val_fraction is not None:
         _refuse_val(path, layout)
     train = choose_classes(_read(layout, path, "train", pictures, orientation), choice)
-    found = None
     if no_val:
-        note = "no val split, as asked: nothing is measured while training"
-    elif val_fraction is not None:
-        train, found = hold_out(train, val_fraction)
-        note = f"val: {len(found.images)} of {len(found.images) + len(train.images)} images, held out from training"
-        return _with_notes(Data(train, found, note), orientation)
-    elif val is not None:
-        found, note = load_split(val, "val", val_images or images, orientation, format), ""
+        return _with_notes(Data(train, None, "no val split, as asked: nothing is measured while training"), orientation)
+    if val_fraction is not None:
+        train, held_out = hold_out(train, val_fraction)
+        count = len(held_out.images)
+        note = f"val: {count} of {count + len(train.images)} images, held out from training"
+        return _with_notes(Data(train, held_out, note), orientation)
+    if val is not None:
+        measured = load_split(val, "val", val_images or images, orientation, format)
     elif "val" in layout.splits and not layout.single:
-        found, note = _read(layout, path, "val", val_pictures, orientation), ""
+        measured = _read(layout, path, "val", val_pictures, orientation)
     elif "val" in layout.lost:
         raise UserError(
             f"{path}: its val split cannot be used; {layout.lost['val']}; say with --val-images where its "
@@ -120,12 +116,25 @@ def load_data(
         )
     else:
         note = "no val split: nothing is measured; --val names one, --val-fraction 0.1 holds a tenth of the images out"
-    if found is not None:
-        shared = {record.path for record in found.images} & {record.path for record in train.images}
-        if shared and found.annotation_file.resolve() == train.annotation_file.resolve():
-            raise UserError(f"{found.annotation_file}: is the training data too; expected other pictures for val")
-        found = choose_classes(found, choice, strict=False)
-    return _with_notes(Data(train, found, note), orientation)
+        return _with_notes(Data(train, None, note), orientation)
+    _check_apart(train, measured)
+    return _with_notes(Data(train, choose_classes(measured, choice, strict=False), ""), orientation)
+
+
+def _check_one_of(no_val: bool, val: str | Path | None, val_fraction: float | None) -> None:
+    """Raises UserError where more than one of them says what becomes of the val split."""
+    if no_val and (val is not None or val_fraction is not None):
+        other = f"val {val}" if val is not None else f"val_fraction {val_fraction}"
+        raise UserError(f"no_val: found it beside {other}, expected one of them")
+    if val is not None and val_fraction is not None:
+        raise UserError(f"val_fraction: found {val_fraction}, and val {val} beside it; expected one of them")
+
+
+def _check_apart(train: CocoData, val: CocoData) -> None:
+    """Raises UserError where both are of one annotation file and share pictures."""
+    shared = {record.path for record in val.images} & {record.path for record in train.images}
+    if shared and val.annotation_file.resolve() == train.annotation_file.resolve():
+        raise UserError(f"{val.annotation_file}: is the training data too; expected other pictures for val")
 
 
 def _with_notes(data: Data, orientation: Orientation) -> Data:
