@@ -4,6 +4,7 @@ Not in the paper. Pillow alone would cut 16-bit greys at 255 (nearly all of them
 their side and show what happens to lie beneath transparent pixels.
 """
 
+import contextlib
 import glob
 import os
 import struct
@@ -45,8 +46,9 @@ def read_image(path: str | Path, apply_exif: bool = True) -> Image.Image:
         check_regular(path, "an image file")
         with open_header(path, path) as file:
             file.load()
-            image = _upright(file) if apply_exif else file
-            return to_rgb(image, path)
+            if apply_exif:
+                _turn_upright(file)
+            return to_rgb(file, path)
     except UserError:
         raise
     except FileNotFoundError:
@@ -114,11 +116,10 @@ def pixel_limit() -> int:
     return int(text)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (*_DAMAGE, TypeError):  # damaged EXIF data says nothing about the pixels
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    """In place: a copy of a picture that is upright already would take as much memory again."""
+    with contextlib.suppress(*_DAMAGE, TypeError):  # damaged EXIF data says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
