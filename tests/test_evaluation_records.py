@@ -102,6 +102,7 @@ def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
 FIGURES = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 1.0)
 WHOLE = {"images": 1, "seconds": 1, "classes": 1, "problems": [], "by_class": {}, "box": FIGURES, "mask": FIGURES}
 DAMAGED = [json.dumps({**WHOLE, "mask": {}}), json.dumps({**WHOLE, "images": {}})]
+DAMAGED.append(json.dumps({**WHOLE, "by_class": {"cat": {"box": 10**400, "mask": 1}}}))  # larger than any float
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"box": 1}', "nothing", *DAMAGED])

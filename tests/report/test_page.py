@@ -247,6 +247,12 @@ def test_in_a_browser(which, request, browser):
     page.close()
 
 
+def test_figures_that_are_no_numbers_are_left_out(tmp_path):
+    lines = [{"step": 10**400}, {"step": 1, "loss": 10**400, "iou": None}, {"step": 2, "loss": "much", "iou": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert read_history(tmp_path).metrics == [{"step": 1, "iou": None}, {"step": 2, "iou": 0.5}]
+
+
 def test_metrics_that_are_a_pipe_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     assert read_history(tmp_path).metrics == []

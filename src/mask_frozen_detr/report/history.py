@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mask_frozen_detr.data.validation import are_finite
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
 from mask_frozen_detr.machine.json_files import read_json_object
@@ -57,8 +58,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     try:
         for text in read_regular(path).decode().splitlines():
             line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                lines.append(line)
+            if isinstance(line, dict):
+                line = {name: value for name, value in line.items() if value is None or are_finite([value])}
+                if isinstance(line.get("step"), int):
+                    lines.append(line)
     except (OSError, ValueError, RecursionError, UserError):
         return lines  # up to what a kill has torn
     return lines

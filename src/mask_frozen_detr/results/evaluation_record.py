@@ -174,7 +174,7 @@ def read_evaluation(path: Path) -> Evaluation:
             format=saved.get("format", 1),
             **{key: saved[key] for key in newer & saved.keys()},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: is no evaluation: {error}") from error
 
 
