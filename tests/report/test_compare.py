@@ -15,7 +15,7 @@ from browsers import TIMEOUT, open_browser, until, watched
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask_frozen_detr import UserError
+from mask_frozen_detr import UserError, evaluation
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.coco import CocoData, ImageRecord
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
@@ -180,12 +180,14 @@ def test_runs_and_results_side_by_side(run, scenes_folder, tmp_path, capsys, bro
     assert main(["compare", str(run), str(worse), *data, *quick, "--json", str(tmp_path / "again.json")]) == 0
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["differences"][str(worse)] == found["differences"][str(worse)], "the same images are drawn"
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page = browser.new_page(viewport={"width": 390, "height": 800}, is_mobile=True, has_touch=True)
     page.set_default_timeout(TIMEOUT)
     wrong = watched(page)
     page.goto((tmp_path / "out" / "comparison.html").as_uri())
     until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 1")
     assert page.locator("#differences tbody tr").count() == 2
+    assert page.locator("#differences td").first.bounding_box()["width"] > 90, "names do not break letter by letter"
+    assert not page.locator(".modebar").first.is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert not wrong
     page.close()
@@ -214,14 +216,16 @@ def test_recorded_figures_side_by_side(run, scenes_folder, tmp_path, capsys):
         ("others' file", "is there already and holds no comparison"),
     ],
 )
-def test_what_cannot_be_compared(case, words, run, scenes_folder, tmp_path, capsys):
+def test_what_cannot_be_compared(case, words, run, scenes_folder, tmp_path, capsys, monkeypatch):
+    """Each is told before anything is measured."""
+    monkeypatch.setattr(evaluation, "measure", lambda *_, **__: pytest.fail("too late"))
     results = tmp_path / "x.json"
     entry = {"image_id": 99, "category_id": 1, "score": 0.5, "bbox": [0, 0, 5, 5], "segmentation": {}}
     for kind in ("bbox", "segm"):
         (tmp_path / f"x.{kind}.json").write_text("{" if case == "damaged" else json.dumps([entry]))
     mine = tmp_path / "mine.json"
     mine.write_text('{"of": "the user"}')
-    runs = {"one": [str(run)], "twice": [str(run), f"{run}/"], "no run": [str(tmp_path), str(run)]}
+    runs = {"one": [str(run)], "twice": [str(run), f"{run}/"], "no run": [str(run), str(tmp_path)]}
     more = ["--json", str(mine)] if case == "others' file" else []
     command = ["compare", *runs.get(case, [str(results), str(run)]), "--data", str(scenes_folder), *more]
     assert main([*command, "--workers", "0"]) == 2

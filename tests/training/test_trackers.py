@@ -24,7 +24,7 @@ OFTEN = replace(CONFIG, evaluate_every=1, augment=AugmentConfig(multi_scale=Fals
 @pytest.fixture
 def go(squashing, scenes, tiny_network, tmp_path):
     def run(config: TrainConfig, **options) -> Path:
-        train(build(squashing, tiny_network), *scenes[:2], tmp_path / "mine", config, quiet=True, **options)
+        train(build(squashing, tiny_network), scenes[0], scenes[1], tmp_path / "mine", config, quiet=True, **options)
         return tmp_path / "mine"
 
     return run

@@ -13,6 +13,7 @@ from mask_frozen_detr.errors import UserError, safe
 if TYPE_CHECKING:
     from mask_frozen_detr.data.coco import CocoData, HeldOut
     from mask_frozen_detr.report.compare import Comparison, Results
+    from mask_frozen_detr.results.predictor import Predictor
 
 
 @dataclass
@@ -95,16 +96,18 @@ class Compare:
         def load(run: "HeldOut | None" = None) -> "CocoData":
             return load_split(place, self.split, self.images, self.orientation, run=run)
 
-        results = [read_results(name, load) or self._measure(name, load) for name in names]
+        recorded = {name: read_results(name, load) for name in names}
+        # All are loaded before the first is measured: a name that is none is told now, not hours later.
+        models = {name: load_predictor(name, device=self.device)[0] for name in names if recorded[name] is None}
+        results = [recorded[name] or self._measure(name, models.pop(name), load) for name in names]
         return compare(results, self.resamples, self.seed)
 
-    def _measure(self, name: str, load: "Callable[[HeldOut | None], CocoData]") -> "Results":
+    def _measure(self, name: str, model: "Predictor", load: "Callable[[HeldOut | None], CocoData]") -> "Results":
         from mask_frozen_detr.evaluation import measure
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.machine.progress import Progress
         from mask_frozen_detr.report.compare import Results
 
-        model, _ = load_predictor(name, device=self.device)
         data = load(model.held_out)
         bar = Progress(f"evaluating {name}", len(data.images), quiet=not processes().is_main_process)
         measured = measure(model, data, self.batch, self.workers, progress=lambda done, _total: bar.update(done))

@@ -102,7 +102,7 @@ def _short(name: str) -> str:
 
 def _options(histories: Mapping[str, History]) -> str:
     """Options that are not the same in all runs."""
-    flat = {run: _flat(history.options) for run, history in histories.items() if history.options}
+    flat = {run: history.options for run, history in histories.items() if history.options}
     if len(flat) < 2:
         return ""
     names = list(dict.fromkeys(name for options in flat.values() for name in options))
@@ -113,10 +113,3 @@ def _options(histories: Mapping[str, History]) -> str:
             rows.append([page_text(name), *(page_text(value, 200) for value in values)])
     shown = table(["option", *map(page_text, flat)], rows, "options") if rows else "<p>None.</p>"
     return f"<h2>Options that differ</h2>{shown}"
-
-
-def _flat(options: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{before}{name}: ") if isinstance(value, dict) else {before + name: value}
-    return flat

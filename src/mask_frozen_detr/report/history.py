@@ -20,7 +20,10 @@ NO_OPTIONS = {"files", "checksum", "run", "class_names", "preprocessing"}  # of 
 
 @dataclass(frozen=True)
 class History:
-    """metrics: the lines of metrics.jsonl. evaluations: by step. best_step: of the weights in best/."""
+    """metrics: the lines of metrics.jsonl. evaluations: by step. best_step: of the weights in best/.
+
+    options: by name, those of a part as "network: mask_width".
+    """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
@@ -41,9 +44,16 @@ def read_history(folder: Path) -> History:
     return History(
         _lines(folder / METRICS_FILE),
         dict(sorted(evaluations.items())),
-        options | ({"network": network} if network else {}),
+        _flat(options | ({"network": network} if network else {})),
         _tolerant(None, lambda: read_json_object(folder / BEST_EVALUATION).get("step")),
     )
+
+
+def _flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{before}{name}: ") if isinstance(value, dict) else {before + name: value}
+    return flat
 
 
 def _tolerant(without: Any, read: Any) -> Any:

@@ -194,15 +194,6 @@ def _skipped(evaluation: Evaluation | None, training: Iterable[str]) -> str:
 def _options(options: Mapping[str, Any]) -> str:
     if not options:
         return ""
-    rows = [[page_text(name), f'<span class="words">{page_text(value, 400)}</span>'] for name, value in _flat(options)]
-    return f"<h2>Configuration</h2><details><summary>{len(rows)} options</summary>{table(['', ''], rows)}</details>"
-
-
-def _flat(options: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in options.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name}: ")
-        else:
-            rows.append((before + name, value))
-    return rows
+    rows = [[page_text(name), page_text(value, 400)] for name, value in options.items()]
+    shown = table(["option", "value"], rows, "options")
+    return f"<h2>Configuration</h2><details><summary>{len(rows)} options</summary>{shown}</details>"
