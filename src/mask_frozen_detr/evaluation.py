@@ -143,11 +143,7 @@ def measure(
 
     run = _Run(model, classes, max_detections, score_threshold)
     run.over(share, batch, workers, report)
-    entries, unused = run.entries, run.unused
-    if state.num_processes > 1:  # gathered, and in the order of one process: where scores tie, the order decides
-        place = {record.id: number for number, record in enumerate(data.images)}
-        entries = sorted(gather_object(entries), key=lambda entry: place[entry["image_id"]])
-        unused = sorted(gather_object(unused), key=lambda pair: place[pair[0]])
+    entries, unused = _gathered(run, data.images)
     problems = [problem for _, problem in unused]
     if len(problems) == len(data.images):
         raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
@@ -168,21 +164,21 @@ def measure(
     faults = data.left_out()
     missing = faults.pop(MISSING_PICTURE, 0) + faults.pop(UNREADABLE_PICTURE, 0)
     evaluation = Evaluation(
-        box.figures,
-        mask.figures,
-        box.by_class,
-        mask.by_class,
-        len(images),
-        time.perf_counter() - start,
-        classes.summary(),
-        problems,
-        len(data.images) + missing,
-        _left_out(images, classes, missing, len(problems), faults),
-        list(classes.unmatched_categories),
-        max_detections,
-        score_threshold,
-        f"masks: {model.supervised}" if model.supervised else "",
-        scorer_name(),
+        box=box.figures,
+        mask=mask.figures,
+        box_by_class=box.by_class,
+        mask_by_class=mask.by_class,
+        images=len(images),
+        seconds=time.perf_counter() - start,
+        classes=classes.summary(),
+        problems=problems,
+        images_in_all=len(data.images) + missing,
+        left_out=_left_out(images, classes, missing, len(problems), faults),
+        categories_without_class=list(classes.unmatched_categories),
+        max_detections=max_detections,
+        score_threshold=score_threshold,
+        supervision=f"masks: {model.supervised}" if model.supervised else "",
+        scorer=scorer_name(),
     )
     return Measured(evaluation, classes, data.categories, images, entries, box, mask)
 
@@ -271,6 +267,18 @@ class _Run:
 def _problem(record: ImageRecord, error: Exception) -> str:
     text = reason(error)
     return text if isinstance(error, UserError) else f"{printable(str(record.path))}: {text}"
+
+
+def _gathered(run: _Run, images: Sequence[ImageRecord]) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """What the runs of all processes found, and which images they could not use, in the order of one process.
+
+    Where scores tie, that order decides.
+    """
+    if processes().num_processes == 1:
+        return run.entries, run.unused
+    place = {record.id: number for number, record in enumerate(images)}
+    entries = sorted(gather_object(run.entries), key=lambda entry: place[entry["image_id"]])
+    return entries, sorted(gather_object(run.unused), key=lambda pair: place[pair[0]])
 
 
 def _left_out(

@@ -3,13 +3,16 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mask_frozen_detr.cli.loading import check_at_least, check_place, load_predictor
 from mask_frozen_detr.cli.positionals import DataPath, RunName
 from mask_frozen_detr.data.config import Format
 from mask_frozen_detr.errors import safe
 from mask_frozen_detr.machine.config import Precision, Runtime
+
+if TYPE_CHECKING:
+    from mask_frozen_detr.evaluation import Measured
 
 
 @dataclass
@@ -78,22 +81,11 @@ class Evaluate:
     def run(self) -> None:
         from mask_frozen_detr.data.class_choice import read_choice
         from mask_frozen_detr.data.load import load_split
-        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files, measure, write_evaluation
+        from mask_frozen_detr.evaluation import measure
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.machine.progress import Progress
-        from mask_frozen_detr.report.history import read_history
-        from mask_frozen_detr.report.page import check_report, report_path, write_report
 
-        page = None if self.report is None else report_path(self.report)
-        for file in (self.json, self.results_file, page):
-            if file is not None:
-                check_place(file)
-        if self.report is not None:
-            check_report(self.report)
-        if self.json is not None:
-            check_evaluation_file(self.json)
-        if self.results_file is not None:
-            check_results_files(self.results_file)
+        self._check_files()
         model, computing = load_predictor(
             self.model,
             self.detector,
@@ -129,8 +121,31 @@ class Evaluate:
                 lambda done, _total: bar.update(done),
             )
         bar.close()
-        if not first:
-            return
+        if first:
+            self._tell(measured)
+
+    def _check_files(self) -> None:
+        """Raises UserError, before anything is computed, for a file that cannot be written or is somebody else's."""
+        from mask_frozen_detr.evaluation import check_evaluation_file, check_results_files
+        from mask_frozen_detr.report.page import check_report, report_path
+
+        page = None if self.report is None else report_path(self.report)
+        for file in (self.json, self.results_file, page):
+            if file is not None:
+                check_place(file)
+        if self.report is not None:
+            check_report(self.report)
+        if self.json is not None:
+            check_evaluation_file(self.json)
+        if self.results_file is not None:
+            check_results_files(self.results_file)
+
+    def _tell(self, measured: "Measured") -> None:
+        """Prints the figures and writes what was asked for."""
+        from mask_frozen_detr.evaluation import write_evaluation
+        from mask_frozen_detr.report.history import read_history
+        from mask_frozen_detr.report.page import write_report
+
         evaluation = measured.evaluation
         print(safe(evaluation.classes), file=sys.stderr)
         for problem in evaluation.problems:

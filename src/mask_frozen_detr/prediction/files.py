@@ -58,6 +58,15 @@ class _Options:
         return [self.output / f"{name}{suffix}" for suffix in suffixes]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A picture that has been read: its bytes' hash, itself, and what the detector takes."""
+
+    digest: str
+    image: Image.Image
+    prepared: Any
+
+
 def predict_files(
     model: Predictor,
     inputs: Sequence[str | Path],
@@ -127,39 +136,19 @@ def _predict_all(
     settings = _settings(model, options)
     files = PredictionFiles(output, settings, model.class_names, state.process_index, state.num_processes)
     names = name_pictures(paths, files)
-    problems: list[tuple[int, str]] = []
-    due: list[int] = []
-    for number, path in enumerate(paths):
-        with _told(problems, number, path):
-            known = files.pictures.get(path)
-            drawn = options.drawn(names[path], len(known.found) if known else 1)
-            if not (files.is_done(path) and all(is_own_picture(picture) for picture in drawn)):
-                due.append(number)
+    due, problems = _due(paths, names, files, options)
     check_targets([target for number in due for target in options.drawn(names[paths[number]])], set(paths))
     state.wait_for_everyone()  # all have listed the pictures before the first overlay lies among them
 
     root = _root(inputs, [*paths, *files.pictures])
-    bar = Progress("predicting", len(paths), quiet=not state.is_main_process)
-    bar.start(len(paths) - len(due))
     problems = problems if state.is_main_process else []
-    new: list[Predicted] = []
+    flow = _flow(model, names, options, batch, threads)
     try:
-        flow = _flow(model, names, options, batch, threads)
-        share = [paths[number] for number in due[state.process_index :: state.num_processes]]
-        number_of = {paths[number]: number for number in due}
-        for place, (path, outcome) in enumerate(flow.over(share), 1):
-            with _told(problems, number_of[path], path):
-                if isinstance(outcome, Exception):
-                    raise outcome
-                new.append(outcome)
-                files.add(outcome)
-            files.save_if_due(root)
-            bar.update(len(paths) - len(due) + min(place * state.num_processes, len(due)))
+        new = _predict_due(flow, paths, due, files, root, problems)
     except BaseException:
         with contextlib.suppress(UserError):  # the first error is the one to tell
             files.save(root, paths)
         raise
-    bar.close()
     if state.num_processes > 1:
         new, problems = gather_object(new), sorted(gather_object(problems))
     for predicted in new:
@@ -172,8 +161,7 @@ def _predict_all(
     if state.is_main_process:
         files.finish(root, paths)
         names_of = {index: name or str(index) for index, name in enumerate(model.class_names)}
-        found = [_as_found(files.pictures[path], names_of) for path in paths if path in files.pictures]
-        write_exports(output, exports, found, names_of)
+        write_exports(output, exports, [_as_found(one, names_of) for one in done], names_of)
     return summarise(
         output,
         done,
@@ -185,6 +173,49 @@ def _predict_all(
         inputs,
         undrawable_labels(done, model.class_names, options.font) if options.overlays else "",
     )
+
+
+def _due(
+    paths: Sequence[Path], names: dict[Path, str], files: PredictionFiles, options: _Options
+) -> tuple[list[int], list[tuple[int, str]]]:
+    """The places of the pictures that are to be predicted, and of those that cannot be looked at, with the reason."""
+    due: list[int] = []
+    problems: list[tuple[int, str]] = []
+    for number, path in enumerate(paths):
+        with _told(problems, number, path):
+            known = files.pictures.get(path)
+            drawn = options.drawn(names[path], len(known.found) if known else 1)
+            if not (files.is_done(path) and all(is_own_picture(picture) for picture in drawn)):
+                due.append(number)
+    return due, problems
+
+
+def _predict_due(
+    flow: Flow[Path, _Read, Instances, Predicted],
+    paths: Sequence[Path],
+    due: Sequence[int],
+    files: PredictionFiles,
+    root: Path,
+    problems: list[tuple[int, str]],
+) -> list[Predicted]:
+    """What this process's share of the due pictures gave; files are written on the way, and `problems` added to."""
+    state = processes()
+    done_before = len(paths) - len(due)
+    bar = Progress("predicting", len(paths), quiet=not state.is_main_process)
+    bar.start(done_before)
+    new: list[Predicted] = []
+    number_of = {paths[number]: number for number in due}
+    share = [paths[number] for number in due[state.process_index :: state.num_processes]]
+    for place, (path, outcome) in enumerate(flow.over(share), 1):
+        with _told(problems, number_of[path], path):
+            if isinstance(outcome, Exception):
+                raise outcome
+            new.append(outcome)
+            files.add(outcome)
+        files.save_if_due(root)
+        bar.update(done_before + min(place * state.num_processes, len(due)))
+    bar.close()
+    return new
 
 
 @contextlib.contextmanager
@@ -212,15 +243,6 @@ def _settings(model: Predictor, options: _Options) -> dict[str, Any]:
         **model.fingerprint(),
         **({} if (looked_for := model.class_indices(options.classes)) is None else {"classes": looked_for}),
     }
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A picture that has been read: its bytes' hash, itself, and what the detector takes."""
-
-    digest: str
-    image: Image.Image
-    prepared: Any
 
 
 def _flow(

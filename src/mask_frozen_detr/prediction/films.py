@@ -7,6 +7,7 @@ interruption, is kept.
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -90,57 +91,83 @@ def predict_film(
         if target.exists() or target.is_symlink():
             raise UserError(f"{printable(str(target))}: is there already, so it stays; name another --output")
     output.mkdir(parents=True, exist_ok=True)
+    ended = ""
+    with _open_film(av, film) as source:
+        if not source.streams.video:
+            raise UserError(f"{printable(str(film))}: holds no pictures, expected a film")
+        stream = source.streams.video[0]
+        rate, stated = stream.average_rate or Fraction(RATE), stream.frames
+        look = _looking(model, score_threshold, max_detections, classes, float(rate) if track else None)
+        bar = Progress("predicting", stated or 1)
+        with _writing(av, targets, rate, model.class_names, font) as written:
+            try:
+                for frame in source.decode(stream):
+                    picture = upright(frame)
+                    written.add(picture, frame.time, look(picture))
+                    bar.update(min(written.frames, stated or 1))
+            except av.FFmpegError as error:
+                ended = f", then the film could not be decoded ({reason(error)})"
+        bar.close()
+    if not written.frames:
+        raise UserError(f"{printable(str(film))}: not one frame can be read{ended}")
+    if not ended and stated and written.frames < stated:
+        ended = f", then the film ended; it says that it has {stated}"
+    where = f"{printable(str(targets[0]))} and {targets[1].name}"
+    return f"{written.frames} frames of {printable(film.name)} in {where}{ended}"
+
+
+def _open_film(av: Any, film: Path) -> Any:
     try:
         check_regular(film)
-        source = av.open(str(film))
+        return av.open(str(film))
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{printable(str(film))}: cannot be read as a film ({reason(error)})") from None
-    names = model.class_names
+
+
+class _Written:
+    """The overlay film and the lines of a film as they grow. frames: how many there are."""
+
+    def __init__(self, film: "_Encoder", lines: IO[str], rate: Fraction, names: Sequence[str], font: Path | None):
+        self.frames = 0
+        self._film, self._lines, self._rate, self._names, self._font = film, lines, rate, names, font
+
+    def add(self, picture: Image.Image, time: float | None, instances: Instances) -> None:
+        """The next frame. time: in seconds, None where the film does not tell."""
+        self._film.add(draw_instances(picture, instances, self._font))
+        _write_line(self._lines, self.frames, float(time or self.frames / self._rate), instances, self._names)
+        self.frames += 1
+
+
+@contextmanager
+def _writing(
+    av: Any, targets: Sequence[Path], rate: Fraction, names: Sequence[str], font: Path | None
+) -> Iterator[_Written]:
+    """Writes under other names, which change to `targets` at the end: an interruption leaves a film that can be played.
+
+    Without a single frame nothing is left.
+    """
     parts = [target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}") for target in targets]
-    done, ended = 0, ""
+    frames = 0
     try:
-        with source, open(parts[1], "x", encoding="utf-8") as lines:
-            if not source.streams.video:
-                raise UserError(f"{printable(str(film))}: holds no pictures, expected a film")
-            stream = source.streams.video[0]
-            rate, stated = stream.average_rate or Fraction(RATE), stream.frames
-            look = _looking(model, score_threshold, max_detections, classes, float(rate) if track else None)
-            bar = Progress("predicting", stated or 1)
-            with av.open(str(parts[0]), "w") as sink:
-                writer = _Writer(av, sink, rate)
-                try:
-                    for frame in source.decode(stream):
-                        picture = upright(frame)
-                        found = look(picture)
-                        writer.add(draw_instances(picture, found, font))
-                        _write_line(lines, done, float(frame.time or done / rate), found, names)
-                        done += 1
-                        bar.update(min(done, stated or 1))
-                except av.FFmpegError as error:
-                    ended = f", then the film could not be decoded ({reason(error)})"
-                finally:  # an interruption, too, leaves a film that can be played
-                    writer.finish()
-                    lines.flush()
-                    if done:
-                        _publish(parts[1], targets[1])
-            bar.close()
-        if not done:
-            raise UserError(f"{printable(str(film))}: not one frame can be read{ended}")
+        with open(parts[1], "x", encoding="utf-8") as lines, closing(_Encoder(av, parts[0], rate)) as film:
+            written = _Written(film, lines, rate, names, font)
+            try:
+                yield written
+            finally:
+                frames = written.frames
     finally:
-        if done and parts[0].exists():
-            _publish(parts[0], targets[0])
-        for part in parts:
+        for part, target in zip(parts, targets, strict=True):
+            if frames and part.exists() and not target.exists():
+                part.rename(target)
             part.unlink(missing_ok=True)
-    if not ended and stated and done < stated:
-        ended = f", then the film ended; it says that it has {stated}"
-    return f"{done} frames of {printable(film.name)} in {printable(str(targets[0]))} and {targets[1].name}{ended}"
 
 
-class _Writer:
+class _Encoder:
     """An H.264 film; its size, even as the format wants it, is that of the first picture."""
 
-    def __init__(self, av: Any, sink: Any, rate: Fraction):
-        self.av, self.sink, self.rate = av, sink, rate
+    def __init__(self, av: Any, path: Path, rate: Fraction):
+        self.av, self.rate = av, rate
+        self.sink = av.open(str(path), "w")
         self.stream: Any = None
 
     def add(self, picture: Image.Image) -> None:
@@ -152,23 +179,19 @@ class _Writer:
         canvas.paste(picture)
         self.sink.mux(self.stream.encode(self.av.VideoFrame.from_image(canvas)))
 
-    def finish(self) -> None:
+    def close(self) -> None:
         if self.stream is not None:
             self.sink.mux(self.stream.encode())
+        self.sink.close()
 
 
-def _write_line(lines: IO[str], number: int, time: float, found: Instances, names: Sequence[str]) -> None:
-    objects = [{"name": names[entry["category_id"]], **entry} for entry in describe_found(found)]
-    if found.tracks is not None:
-        for entry, number_of_it in zip(objects, found.tracks.tolist(), strict=True):
-            entry["track"] = number_of_it if number_of_it >= 0 else None
-    line = {"frame": number, "time": time, "width": found.width, "height": found.height, "objects": objects}
+def _write_line(lines: IO[str], number: int, time: float, instances: Instances, names: Sequence[str]) -> None:
+    objects = [{"name": names[entry["category_id"]], **entry} for entry in describe_found(instances)]
+    if instances.tracks is not None:
+        for entry, track in zip(objects, instances.tracks.tolist(), strict=True):
+            entry["track"] = track if track >= 0 else None
+    line = {"frame": number, "time": time, "width": instances.width, "height": instances.height, "objects": objects}
     lines.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-
-def _publish(part: Path, target: Path) -> None:
-    if not target.exists():
-        part.rename(target)
 
 
 def _pyav() -> Any:

@@ -38,17 +38,7 @@ def infer_config(
     num_queries: for a file that does not say how many of its queries serve inference.
     Raises UserError, naming `source`, for another project's layout and where something needed is missing.
     """
-    for pattern, layout in FOREIGN.items():
-        if key := next((key for key in tensors if re.search(pattern, key)), None):
-            raise UserError(
-                f"checkpoint {source}: this is {layout} (key {key!r}), which is not supported; expected the official "
-                "layout of H-Deformable-DETR, DINO or two-stage Deformable DETR"
-            )
-    for name, expected in EXPECTED_ARGS.items():
-        if name in args and args[name] != expected:
-            raise UserError(
-                f"checkpoint {source}: trained with {name} = {args[name]!r}; only {expected!r} is supported"
-            )
+    check_supported(tensors, args, source)
 
     def shape(key: str, dimensions: int = 2) -> torch.Size:
         if key not in tensors:
@@ -101,6 +91,21 @@ def infer_config(
         temperature=temperatures.pop(),
         **common,
     )
+
+
+def check_supported(tensors: Mapping[str, Tensor], args: Mapping[str, Any], source: str) -> None:
+    """Raises UserError for the layout of another project, and for training with options that change the outputs."""
+    for pattern, layout in FOREIGN.items():
+        if key := next((key for key in tensors if re.search(pattern, key)), None):
+            raise UserError(
+                f"checkpoint {source}: this is {layout} (key {key!r}), which is not supported; expected the official "
+                "layout of H-Deformable-DETR, DINO or two-stage Deformable DETR"
+            )
+    for name, expected in EXPECTED_ARGS.items():
+        if name in args and args[name] != expected:
+            raise UserError(
+                f"checkpoint {source}: trained with {name} = {args[name]!r}; only {expected!r} is supported"
+            )
 
 
 def one_to_one(rows: int, args: Mapping[str, Any], source: str, asked: int | None) -> int:
