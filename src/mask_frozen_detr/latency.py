@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import peak_memory, processor_name, send
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network.mask_network import MaskOutput
 from mask_frozen_detr.results.assemble import MASK_THRESHOLD
 from mask_frozen_detr.results.paste import Crop, paste_probabilities
 from mask_frozen_detr.results.rle import crop_to_rle
@@ -87,13 +90,15 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
     preprocessing, device = model.detector.info.preprocessing, model.device
     inputs = [collate_images([preprocessing(picture)]) for picture in pictures]
     on_device = [(send(pixels, device), mask) for pixels, mask in inputs]
-    found = [model.detector(pixels, mask) for pixels, mask in on_device]
-    best = [one.logits.float().max(-1).values[0].argsort(descending=True).cpu() for one in found]
+    detected = [model.detector(pixels, mask) for pixels, mask in on_device]
+    best = [one.logits.float().max(-1).values[0].argsort(descending=True).cpu() for one in detected]
 
-    def masks(count: int) -> None:
-        for detections, queries, (_, mask) in zip(found, best, inputs, strict=True):
+    def masks(count: int) -> list[MaskOutput]:
+        outputs = []
+        for detections, queries, (_, mask) in zip(detected, best, inputs, strict=True):
             chosen = queries[:count].sort().values
-            model.network(detections, mask, torch.zeros_like(chosen), chosen)
+            outputs.append(model.network(detections, mask, torch.zeros_like(chosen), chosen))
+        return outputs
 
     counts = sorted({min(count, *(len(queries) for queries in best)) for count in BOXES})
     works: dict[str, Callable[[], Any]] = {
@@ -101,14 +106,12 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
         "detector": lambda: [model.detector(pixels, mask) for pixels, mask in on_device],
         **{f"masks {count}": partial(masks, count) for count in counts},
     }
-    outputs = []
-    for detections, queries, (pixels, mask), picture in zip(found, best, inputs, pictures, strict=True):
-        chosen = queries[: counts[-1]].sort().values
-        output = model.network(detections, mask, torch.zeros_like(chosen), chosen)
-        scale = torch.tensor([picture.width / pixels.shape[3], picture.height / pixels.shape[2]]).repeat(2)
-        outputs.append((output.logits.float().sigmoid().cpu().numpy(), (output.frames.float().cpu() * scale).numpy()))
-    pasted: list[list[Crop]] = [_paste(*output, picture) for output, picture in zip(outputs, pictures, strict=True)]
-    works["pasting"] = lambda: [_paste(*output, one) for output, one in zip(outputs, pictures, strict=True)]
+    drawn = [
+        _in_pixels(output, pixels, picture)
+        for output, (pixels, _), picture in zip(masks(counts[-1]), inputs, pictures, strict=True)
+    ]
+    pasted = [_paste(*one, picture) for one, picture in zip(drawn, pictures, strict=True)]
+    works["pasting"] = lambda: [_paste(*one, picture) for one, picture in zip(drawn, pictures, strict=True)]
     works["encoding"] = lambda: [
         [crop_to_rle(crop, one.height, one.width) for crop in crops]
         for crops, one in zip(pasted, pictures, strict=True)
@@ -158,6 +161,12 @@ def advice(latency: Latency, model: MaskFrozenDetr) -> list[str]:
     if model.device.type == "cpu" and torch.get_num_threads() < cores:
         said.append((latency.detector, f"more threads: {torch.get_num_threads()} of {cores} cores are used"))
     return [line for _, line in sorted(said, key=lambda pair: -pair[0])]
+
+
+def _in_pixels(output: MaskOutput, pixels: Tensor, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (M, r, r), and their frames (M, 4) in pixels of the picture that `pixels` was made of."""
+    scale = torch.tensor([picture.width / pixels.shape[3], picture.height / pixels.shape[2]]).repeat(2)
+    return output.logits.float().sigmoid().cpu().numpy(), (output.frames.float().cpu() * scale).numpy()
 
 
 def _paste(masks: Any, frames: Any, picture: Image.Image) -> list[Crop]:

@@ -6,6 +6,7 @@ Letters: B images, Q queries, K classes, N boxes of an image, M boxes over all i
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,22 +42,22 @@ def choose_queries(
     """
     device = detections.boxes.device
     image_index, boxes = image_index.to(device), boxes.to(device, torch.float32)
-    found = detections.boxes.float()[image_index]  # (M, Q, 4)
+    candidates = detections.boxes.float()[image_index]  # (M, Q, 4)
     scores = rule.scores(detections.logits.float())  # (B, Q, K)
     sure = scores.amax(-1)[image_index]  # (M, Q)
     if labels is not None:
         labels = labels.to(device)
         of_class = scores.transpose(1, 2)[image_index, labels.clamp(min=0)]  # (M, Q)
         sure = torch.where(labels[:, None] == UNKNOWN, sure, of_class)
-    return (_overlaps(found, boxes) + CLASS_WEIGHT * sure).argmax(1)
+    return (_overlaps(candidates, boxes) + CLASS_WEIGHT * sure).argmax(1)
 
 
-def _overlaps(found: Tensor, boxes: Tensor) -> Tensor:
+def _overlaps(candidates: Tensor, boxes: Tensor) -> Tensor:
     """IoU of (M, Q, 4) boxes with (M, 4), as cx, cy, w, h: (M, Q). A box that is inside out overlaps nothing."""
-    ours, given = box_convert(found, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy")[:, None]
+    ours, given = box_convert(candidates, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy")[:, None]
     both = torch.minimum(ours[..., 2:], given[..., 2:]) - torch.maximum(ours[..., :2], given[..., :2])
     shared = both.clamp(min=0).prod(-1)
-    areas = found[..., 2:].clamp(min=0).prod(-1) + boxes[:, None, 2:].prod(-1)
+    areas = candidates[..., 2:].clamp(min=0).prod(-1) + boxes[:, None, 2:].prod(-1)
     return shared / (areas - shared).clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -95,42 +96,70 @@ def segment_boxes(
     query_index = choose_queries(detections, rule, image_index, given, wanted).cpu()
     output = network(detections, pixel_mask, image_index, query_index, given)
     scores = rule.scores(detections.logits.float()).cpu()[image_index, query_index]  # (M, K)
-    found = torch.where(wanted == UNKNOWN, scores.argmax(1), wanted)
-    class_scores = scores.gather(1, found[:, None])[:, 0].numpy()
-    quality = None if output.iou is None else output.iou.float().cpu().gather(1, found[:, None])[:, 0].numpy()
-    masks = output.logits.float().sigmoid().cpu().numpy()
+    classes = torch.where(wanted == UNKNOWN, scores.argmax(1), wanted)
     scale = (original / extents(pixel_mask).cpu()).repeat(1, 2)[image_index]
-    frames = (output.frames.float().cpu() * scale).numpy()
+    answers = _Answers(
+        boxes=corners.numpy(),
+        labels=classes.numpy(),
+        class_scores=scores.gather(1, classes[:, None])[:, 0].numpy(),
+        quality=None if output.iou is None else output.iou.float().cpu().gather(1, classes[:, None])[:, 0].numpy(),
+        masks=output.logits.float().sigmoid().cpu().numpy(),
+        frames=(output.frames.float().cpu() * scale).numpy(),
+    )
+    ends = np.cumsum(counts).tolist()
     names = class_names or detector.info.class_names
-    results, start = [], 0
-    for (height, width), count in zip(sizes, counts, strict=True):
-        part = slice(start, start + count)
-        good = None if quality is None else quality[part]
-        binary, confidence, probabilities = [], [], []
-        for mask, frame, box in zip(masks[part], frames[part], corners[part].tolist(), strict=True):
-            pasted = paste_probabilities(mask, frame, height, width).within(*box)
-            binary.append(pasted.above(MASK_THRESHOLD))
-            if good is None:
+    return [
+        answers.part(end - count, end).instances(size, names, keep_probabilities)
+        for size, count, end in zip(sizes, counts, ends, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the networks say of M boxes. quality: predicted IoUs, None of a network that predicts none.
+
+    boxes (M, 4) and frames (M, 4), where masks lie, as x1, y1, x2, y2 in the image's pixels; masks (M, r, r)
+    probabilities.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    class_scores: np.ndarray
+    quality: np.ndarray | None
+    masks: np.ndarray
+    frames: np.ndarray
+
+    def part(self, start: int, end: int) -> "_Answers":
+        """Of the boxes from `start` up to `end`."""
+        where = slice(start, end)
+        quality = None if self.quality is None else self.quality[where]
+        scores, masks, frames = self.class_scores[where], self.masks[where], self.frames[where]
+        return _Answers(self.boxes[where], self.labels[where], scores, quality, masks, frames)
+
+    def instances(self, size: tuple[int, int], names: Sequence[str], keep_probabilities: bool) -> Instances:
+        """Of one image of `size` (height, width). Raises FloatingPointError as `segment_boxes`."""
+        crops, confidence, probabilities = [], [], []
+        for mask, frame, box in zip(self.masks, self.frames, self.boxes.tolist(), strict=True):
+            pasted = paste_probabilities(mask, frame, *size).within(*box)  # one at a time: all of them are large
+            crops.append(pasted.above(MASK_THRESHOLD))
+            if self.quality is None:
                 confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
             if keep_probabilities:
                 probabilities.append(pasted)
-        of_image = found[part].numpy()
         instances = Instances(
-            boxes=corners[part].numpy(),
-            scores=np.array(confidence, dtype=np.float32) if good is None else good,
-            class_scores=class_scores[part],
-            labels=of_image,
-            names=[names[label] or str(label) for label in of_image],
-            crops=binary,
-            height=height,
-            width=width,
+            boxes=self.boxes,
+            scores=np.array(confidence, dtype=np.float32) if self.quality is None else self.quality,
+            class_scores=self.class_scores,
+            labels=self.labels,
+            names=[names[label] or str(label) for label in self.labels],
+            crops=crops,
+            height=size[0],
+            width=size[1],
             probability_crops=probabilities if keep_probabilities else None,
         )
         if np.isnan(instances.scores).any() or np.isnan(instances.class_scores).any():
             raise FloatingPointError("the masks' or the classes' scores are not numbers (NaN)")
-        results.append(instances)
-        start += count
-    return results
+        return instances
 
 
 def look_into_boxes(
