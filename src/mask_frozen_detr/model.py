@@ -295,8 +295,10 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         picture, names = to_picture(image), self.class_names
         corners = check_boxes(boxes, picture.width, picture.height)
         indices, called = find_labels(labels, len(corners), names)
-        found = look_into_boxes(self.detector, self.network, names, picture, corners, indices, probabilities, careful)
-        return call_by(found, called, indices)
+        instances = look_into_boxes(
+            self.detector, self.network, names, picture, corners, indices, probabilities, careful
+        )
+        return call_by(instances, called, indices)
 
     def segment(
         self,

@@ -69,17 +69,17 @@ def check_annotation(raw: dict[str, Any], width: int, height: int, notes: Counte
         if bbox is None or bbox == []:
             raise
         segmentation, extent = None, None
-        found = _check_bbox(bbox, None, None, width, height)  # a good box is still true
+        box = _check_bbox(bbox, None, None, width, height)  # a good box is still true
         notes[f"{NO_MASK} ({str(fault).split(':')[0]})"] += 1
     else:
         if bbox is not None and not _is_box(bbox):
             notes[f"{BOX_COMPUTED}, the file's is none"] += 1
             bbox = None
-        found = _check_bbox(bbox, segmentation, extent, width, height)
+        box = _check_bbox(bbox, segmentation, extent, width, height)
     stated_area: Any = raw.get("area")
     if are_finite([stated_area]) and stated_area > 0:
         area = float(stated_area)
-    return Annotation(raw["id"], raw["category_id"], found, segmentation, crowd, area or found[2] * found[3])
+    return Annotation(raw["id"], raw["category_id"], box, segmentation, crowd, area or box[2] * box[3])
 
 
 def whole(value: Any) -> int | None:

@@ -211,15 +211,15 @@ class FrozenDetector(nn.Module, ABC):
                 f"at most {LARGEST_PROBE:,} pixels"
             )
         pixel_values = torch.zeros(1, 3, height, width, device=device, dtype=next(self.model.parameters()).dtype)
-        found = self(pixel_values, torch.ones(1, height, width, dtype=torch.long, device=device))
+        detections = self(pixel_values, torch.ones(1, height, width, dtype=torch.long, device=device))
         background = 1 if self.info.score_rule.kind == "softmax" else 0
         return DetectorShapes(
-            query_width=found.queries.shape[-1],
-            feature_widths=tuple(level.shape[1] for level in found.features),
-            strides=tuple(round(height / level.shape[2]) for level in found.features),
-            stem_width=None if found.stem is None else found.stem.shape[1],
-            num_classes=1 if self.info.identity.prompt else found.logits.shape[-1] - background,
-            stem_stride=4 if found.stem is None else round(height / found.stem.shape[2]),
+            query_width=detections.queries.shape[-1],
+            feature_widths=tuple(level.shape[1] for level in detections.features),
+            strides=tuple(round(height / level.shape[2]) for level in detections.features),
+            stem_width=None if detections.stem is None else detections.stem.shape[1],
+            num_classes=1 if self.info.identity.prompt else detections.logits.shape[-1] - background,
+            stem_stride=4 if detections.stem is None else round(height / detections.stem.shape[2]),
         )
 
 

@@ -35,8 +35,8 @@ def segment_carefully(look: Look, image: Image.Image, boxes: np.ndarray, labels:
         _overlap(one, _turned(other, image.width)) for one, other in zip(plain.crops, mirrored.crops, strict=True)
     ]
     near = ((boxes[:, 2:] - boxes[:, :2]) / [image.width, image.height]).max(1) < NEAR_BELOW
-    found = [_from_near(look, image, boxes[k], labels[k]) if near[k] else plain[k] for k in range(len(boxes))]
-    joined = Instances.joined(found)
+    looked_at = [_from_near(look, image, boxes[k], labels[k]) if near[k] else plain[k] for k in range(len(boxes))]
+    joined = Instances.joined(looked_at)
     return replace(joined, scores=(joined.scores * np.sqrt(agreement)).astype(np.float32))
 
 
@@ -44,12 +44,12 @@ def _from_near(look: Look, image: Image.Image, box: np.ndarray, label: int) -> I
     """A box in a piece of the picture, given in pixels of the whole."""
     left, top, right, bottom = surroundings(box, image.width, image.height)
     corner = np.array([left, top, left, top], np.float32)
-    found = look(image.crop((left, top, right, bottom)), box[None] - corner, [label])
+    near = look(image.crop((left, top, right, bottom)), box[None] - corner, [label])
     return replace(
-        found,
+        near,
         boxes=box[None],
-        crops=_moved(found.crops, left, top),
-        probability_crops=None if found.probability_crops is None else _moved(found.probability_crops, left, top),
+        crops=_moved(near.crops, left, top),
+        probability_crops=None if near.probability_crops is None else _moved(near.probability_crops, left, top),
         height=image.height,
         width=image.width,
     )

@@ -62,7 +62,7 @@ def top_detections(
     classes: Sequence[int] | None = None,
 ) -> list[TopDetections]:
     """`best_pairs` above a threshold, image by image. Raises FloatingPointError where a score is not a number."""
-    values, queries, labels = (found.cpu() for found in best_pairs(logits, rule, count, classes))
+    values, queries, labels = (part.cpu() for part in best_pairs(logits, rule, count, classes))
     if values.isnan().any():  # which count as the highest: none can be lost among the rest
         raise FloatingPointError("the detector's class scores are not numbers (NaN)")
     keep = values > score_threshold
@@ -143,9 +143,9 @@ def make_instances(
     or None. size: (height, width). Raises FloatingPointError where scores or boxes are not numbers.
     """
     height, width = size
-    found = box_convert(boxes[top.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    corners = box_convert(boxes[top.query_index], "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
     return assemble(
-        boxes=found.numpy(),
+        boxes=corners.numpy(),
         class_scores=top.scores.numpy(),
         labels=top.labels.numpy(),
         masks=masks,

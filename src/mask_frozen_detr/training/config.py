@@ -159,8 +159,25 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        self._check_length()
+        self._check_rates()
+        self._check_masks()
+        check_number("workers", self.workers, -1, 1024, whole=True)
+        check_number("seed", self.seed, 0, MOST_SEED, whole=True)
+        check_flag("report", self.report)
+        if not isinstance(self.log, str):
+            raise UserError(f"log: found {self.log!r}, expected names of trackers with commas between them")
+        check_choice("finetune", self.finetune, get_args(FineTune))
+        check_choice("precision", self.precision, get_args(Precision))
+        for name, kind in (("loss", LossConfig), ("augment", AugmentConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"{name}: found {getattr(self, name)!r}, expected a {kind.__name__}")
+
+    def _check_length(self) -> None:
+        """How long to train, on how much a step, and how often something else is due."""
         if self.iterations is not None:
             check_number("iterations", self.iterations, 1, whole=True)
+        check_number("epochs", self.epochs, 0, above=True)
         check_number("batch", self.batch, 1, 1 << 16, whole=True)
         for name in ("accumulate", "max_detections", "checkpoint_every", "log_every"):
             check_number(name, getattr(self, name), 1, whole=True)
@@ -168,16 +185,13 @@ class TrainConfig:
             check_number(name, getattr(self, name), 0, whole=True)
         if self.evaluate_every is not None:
             check_number("evaluate_every", self.evaluate_every, 0, whole=True)
-        check_flag("report", self.report)
-        if not isinstance(self.log, str):
-            raise UserError(f"log: found {self.log!r}, expected names of trackers with commas between them")
-        check_number("workers", self.workers, -1, 1024, whole=True)
-        check_number("seed", self.seed, 0, MOST_SEED, whole=True)
-        for name in ("epochs", "lr"):
-            check_number(name, getattr(self, name), 0, above=True)
+
+    def _check_rates(self) -> None:
+        """How weights move."""
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        check_number("lr", self.lr, 0, above=True)
         check_number("clip", self.clip, 0)
-        for name in ("ema", "min_box_iou"):
-            check_number(name, getattr(self, name), 0, 1, below=True)
+        check_number("ema", self.ema, 0, 1, below=True)
         check_number("weight_decay", self.weight_decay, 0, 1 / self.lr)  # beyond, a step would turn the weights around
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise UserError(f"betas: found {self.betas!r}, expected two numbers")
@@ -189,14 +203,17 @@ class TrainConfig:
             check_number("drops", drop, 0, 1, above=True)
         if list(self.drops) != sorted(set(self.drops)):
             raise UserError(f"drops: found {self.drops!r}, expected each share of the run to be larger than the last")
-        for name in ("missed", "cosine"):
-            check_flag(name, getattr(self, name))
+        check_flag("cosine", self.cosine)
         if self.cosine and tuple(self.drops) != DROPS:
             raise UserError(
                 f"drops: found {self.drops!r} beside a cosine, which knows no drops, expected one of them; "
                 "--no-cosine takes drops"
             )
-        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+
+    def _check_masks(self) -> None:
+        """Which masks are learned, and from what."""
+        check_number("min_box_iou", self.min_box_iou, 0, 1, below=True)
+        check_flag("missed", self.missed)
         check_choice("masks_from", self.masks_from, get_args(MasksFrom))
         check_number("rounds", self.rounds, 1, MOST_ROUNDS, whole=True)
         if self.rounds > 1 and self.masks_from == "annotations":
@@ -204,11 +221,6 @@ class TrainConfig:
                 f"rounds: found {self.rounds} with masks from annotations, which nothing draws anew; expected 1, or "
                 "--masks-from boxes or boxes-where-missing"
             )
-        check_choice("finetune", self.finetune, get_args(FineTune))
-        check_choice("precision", self.precision, get_args(Precision))
-        for name, kind in (("loss", LossConfig), ("augment", AugmentConfig)):
-            if not isinstance(getattr(self, name), kind):
-                raise UserError(f"{name}: found {getattr(self, name)!r}, expected a {kind.__name__}")
 
     def steps(self, images: int) -> int:
         """Optimiser steps of the whole run on so many training images."""
