@@ -1,12 +1,17 @@
 """`predict`: masks for pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mask_frozen_detr.cli.loading import check_at_least, load_predictor, split_words
 from mask_frozen_detr.cli.positionals import PictureNames, RunName
 from mask_frozen_detr.errors import UserError, reason, safe
 from mask_frozen_detr.machine.config import Precision, Runtime
+
+if TYPE_CHECKING:
+    from mask_frozen_detr.results.predictor import Predictor
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Predict:
     def run(self) -> None:
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction.files import predict_files
-        from mask_frozen_detr.prediction.films import SUFFIXES, is_film, predict_film
+        from mask_frozen_detr.prediction.films import SUFFIXES, is_film
 
         model, computing = load_predictor(
             self.model,
@@ -79,21 +84,9 @@ class Predict:
         if self.track and not films:
             raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
         reports: list[str] = []
-        skipped = 0
         with computing:
             if films and processes().is_main_process:
-                options = (self.score_threshold, self.max_detections, classes, self.font, self.track)
-                for film in films:
-                    try:
-                        reports.append(predict_film(model, film, self.output, *options))
-                    except Exception as error:  # one bad film is one line, whatever fails on it
-                        text = str(error) if isinstance(error, UserError) else f"{film}: {reason(error)}"
-                        if len(self.images) == 1:
-                            raise UserError(text) from error
-                        reports.append(f"skipped: {text}")
-                        skipped += 1
-                if skipped == len(self.images):
-                    raise UserError("no film could be used:\n" + "\n".join(reports))
+                reports += self._predict_films(model, films, classes)
             if pictures:
                 reports.append(
                     predict_files(
@@ -113,3 +106,23 @@ class Predict:
                 )
         if processes().is_main_process:
             print(safe("\n".join(reports)))
+
+    def _predict_films(self, model: "Predictor", films: Sequence[Path], classes: Sequence[str] | None) -> list[str]:
+        """A line about each film; one bad film is one line, whatever fails on it.
+
+        Raises UserError where there is nothing but bad films.
+        """
+        from mask_frozen_detr.prediction.films import predict_film
+
+        options = (self.score_threshold, self.max_detections, classes, self.font, self.track)
+        reports: list[str] = []
+        faults: list[str] = []
+        for film in films:
+            try:
+                reports.append(predict_film(model, film, self.output, *options))
+            except Exception as error:
+                faults.append(str(error) if isinstance(error, UserError) else f"{film}: {reason(error)}")
+                reports.append(f"skipped: {faults[-1]}")
+        if len(faults) == len(self.images):
+            raise UserError(faults[0] if len(faults) == 1 else "\n".join(["no film could be used:", *reports]))
+        return reports
