@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -48,7 +48,7 @@ class Hub:
     def hf_hub_download(self, repo_id: str, filename: str) -> str:
         assert filename == CARD_FILE
         if Hub.card is None:
-            raise EntryNotFoundError("404")
+            raise answer(RemoteEntryNotFoundError, 404)
         return str(Hub.card)
 
     def upload_folder(
@@ -190,6 +190,7 @@ REFUSALS: dict[str, tuple[Callable[[], Exception], str]] = {
     "no token": (lambda: LocalTokenNotFoundError("no token"), "no token: log in"),
     "bad name": (lambda: HFValidationError("bad"), 'expected one like "you/name"'),
     "offline": (lambda: OfflineModeIsEnabled("offline"), "cannot be reached: offline"),
+    "network lost": (lambda: LocalEntryNotFoundError("offline"), "cannot be reached: offline"),
     "no network": (lambda: ConnectionError("no route to host"), "no route to host"),
     "hub down": (lambda: answer(HfHubHTTPError, 503), "the hub refuses"),
 }
@@ -202,11 +203,13 @@ def test_a_hub_that_refuses(why, model, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise make()
 
-    for method in ("create_repo", "upload_folder"):
+    Hub.files = {}
+    for method in ("create_repo", "hf_hub_download", "upload_folder"):
         with monkeypatch.context() as patch:
             patch.setattr(Hub, method, refuse)
             with pytest.raises(UserError, match=rf"^me/masks: .*{words}"):
                 model.push_to_hub("me/masks")
+    assert not Hub.files
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "../x", ""])

@@ -89,12 +89,13 @@ def test_a_picture_its_masks_a_drawn_box_and_files(page, model, scenes, tmp_path
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 7860), ("no host", 7860)])
-def test_a_port_that_is_taken_and_an_address_that_is_elsewhere(host, port, model):
+def test_a_port_that_is_taken_and_an_address_that_is_elsewhere(host, port):
+    """Said before anything is loaded: the run is none either."""
     with listen("127.0.0.1", 0) as taken:
         port = port or taken.getsockname()[1]
         taken.listen()
         with pytest.raises(UserError, match=rf"port: {port} of {host} cannot be used.*--port"):
-            serve(model, host, port)
+            serve("no run", host, port)
 
 
 def test_without_gradio_its_extra_is_named(monkeypatch, tmp_path, squashing, tiny_network, capfd):

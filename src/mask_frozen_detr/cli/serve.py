@@ -31,10 +31,6 @@ class Serve:
 
     def run(self) -> None:
         from mask_frozen_detr.cli.loading import choose_device
-        from mask_frozen_detr.model import MaskFrozenDetr
         from mask_frozen_detr.serving.app import serve
 
-        model = MaskFrozenDetr.from_pretrained(
-            self.run_folder, self.detector, self.revision, device=choose_device(self.device)
-        )
-        serve(model, self.host, self.port)
+        serve(self.run_folder, self.host, self.port, self.detector, self.revision, str(choose_device(self.device)))

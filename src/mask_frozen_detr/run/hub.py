@@ -6,12 +6,12 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
 
@@ -47,7 +47,7 @@ def download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Pat
 def _has_edited_card(api: HfApi, repo_id: str) -> bool:
     try:
         card = Path(api.hf_hub_download(repo_id, CARD_FILE))
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:  # not the local one: that nothing was heard of a card is no leave to replace it
         return False
     return not is_untouched(card.read_text(encoding="utf-8", errors="replace"))
 

@@ -32,20 +32,19 @@ HINT = "Drop a picture. To get the mask in a box of your own, click on two oppos
 
 
 def serve(
-    run: str | MaskFrozenDetr,
+    run: str,
     host: str = "127.0.0.1",
     port: int = 7860,
     detector: str | None = None,
+    revision: str | None = None,
     device: str | None = None,
 ) -> None:
-    """Serve a run until Ctrl-C.
+    """Serve a run, a folder or a hub repository, until Ctrl-C.
 
-    Raises UserError for what is no run, without Gradio, and where the port is taken.
+    Raises UserError where the port is taken, for what is no run, and without Gradio.
     """
     with listen(host, port) as listener:
-        site = build_site(
-            run if isinstance(run, MaskFrozenDetr) else MaskFrozenDetr.from_pretrained(run, detector, device=device)
-        )
+        site = build_site(MaskFrozenDetr.from_pretrained(run, detector, revision, device=device))
         import uvicorn
 
         print(f"http://{host}:{port}", flush=True)
@@ -72,6 +71,7 @@ def build_site(model: MaskFrozenDetr) -> "fastapi.FastAPI":
     if find_spec("gradio") is None:
         raise UserError("serve: the package gradio is missing: pip install 'mask-frozen-detr[serve]'")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # pictures stay out of the browser's storage; older ones have no history
     import fastapi
     import gradio as gr
 
@@ -83,7 +83,6 @@ def build_site(model: MaskFrozenDetr) -> "fastapi.FastAPI":
         # The machine's own fonts: none is fetched.
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         footer_links=[],
-        run_history=False,
         ssr_mode=False,
     )
 
