@@ -50,6 +50,14 @@ def test_help_is_for_people(command, capfd, monkeypatch):
         assert words not in text
 
 
+@pytest.mark.parametrize("words", ["predict RUN --output out", "benchmark RUN", "compare", "inspect"])
+def test_what_help_calls_required_is(words, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_loads_nothing_heavy():
     """What makes commands start slowly is imported when they run."""
     heavy = ("torch", "transformers", "accelerate", "scipy", "matplotlib", "supervision", "PIL")

@@ -60,6 +60,8 @@ class Predict:
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("PICTURES: found none, expected image files, folders or glob patterns, or films")
         if self.max_detections is not None:
             check_at_least(1, max_detections=self.max_detections)
         check_at_least(0, score_threshold=self.score_threshold)
