@@ -128,6 +128,16 @@ DAMAGE = {
     "classes that are a list": (CONFIG, lambda path: change(path, id2label=["x"]), "id2label: found list"),
     "a wide decoder": (CONFIG, lambda path: change(path, decoder_ffn_dim=10**9), "more than the weights hold"),
     "wide and deep": (CONFIG, lambda path: change(path, d_model=90_000, decoder_ffn_dim=90_000), "weights"),
+    "a number beyond all floats": (
+        CONFIG,
+        lambda path: change(path, decoder_ffn_dim=10**400),
+        "decoder_ffn_dim: found a number of over 300 digits",
+    ),
+    "a class more than there are weights for": (
+        CONFIG,
+        lambda path: change(path, id2label={str(number): f"class {number}" for number in range(4)}),
+        r"of shape \(4.*, but the weights beside it have \(3",
+    ),
     "many layers": (CONFIG, lambda path: change(path, decoder_layers=10**6), "decoder_layers: found 1e.06, more than"),
     "a number too long": (CONFIG, lambda path: path.write_text('{"d_model": 1' + "0" * 5000 + "}"), "no JSON"),
     "a huge picture": (PROCESSOR, lambda path: change(path, size={"height": 10**6, "width": 4}), "expected 0 to 16384"),

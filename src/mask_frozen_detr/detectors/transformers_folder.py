@@ -134,8 +134,9 @@ def check_numbers(path: Path, config: Mapping[str, Any], tensors: int, values: i
         repeats = re.search(r"layers?$|depths?$|blocks?$|stages?$", key) is not None
         limit = tensors if repeats else max(values, 100_000)
         if abs(value) > limit:
+            found = f"{value:.6g}" if abs(value) < 1e300 else "a number of over 300 digits"  # no float, perhaps
             raise UserError(
-                f"{path}: {printable('.'.join(keys))}: found {value:.6g}, more than the weights hold "
+                f"{path}: {printable('.'.join(keys))}: found {found}, more than the weights hold "
                 f"({tensors:,} tensors of {values:,} values)"
             )
 

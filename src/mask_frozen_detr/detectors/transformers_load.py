@@ -1,7 +1,8 @@
 """From a hub id or a folder in transformers' format to a frozen detector."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, AutoTokenizer
 from transformers.initialization import no_init_weights
+from transformers.utils import logging
 
 from mask_frozen_detr.detectors.base import (
     DetectorInfo,
@@ -36,7 +38,7 @@ from mask_frozen_detr.detectors.transformers_folder import (
     open_folder,
 )
 from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
-from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.errors import UserError, printable, reason
 
 TRIED_PICTURE = (67, 61)  # width, height: no detector's own, whose pictures would not be resized
 # Of a configuration: names, versions and the types of stored numbers, which change no output.
@@ -199,15 +201,26 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
             asked = sum(parameter.numel() for parameter in model_class(config).parameters())
         if asked > 2 * values + 1_000_000:
             raise UserError(f"{path}: asks for {asked:,} weights, but the folder holds {values:,}")
-        model, report = model_class.from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
-        )
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except UserError:
         raise
     except ImportError as error:
         raise UserError(f"{folder.name}: a package is missing: {reason(error)}") from error
     except Exception as error:  # whatever settings that do not go together bring about
         raise UserError(f"{folder.name}: {CONFIG} and the weights do not make a model: {reason(error)}") from error
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{path}: asks for {printable(key)} of shape {tuple(expected)}, but the weights beside it have "
+            f"{tuple(found)}; expected both of one detector"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
@@ -215,6 +228,17 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
             "expected a trained object detection model"
         )
     return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of the weights, letters in bold: what is wrong with them is an error here."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_preprocessing(folder: DetectorFolder, preprocessing: TransformersPreprocessing) -> None:
