@@ -202,7 +202,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
         "pipe.jpg": "is a pipe or a device",
         "zero.jpg": "is a pipe or a device",
         "loop.jpg": "a link that leads back to itself",
-        "lost.jpg": "there is no such image file",
+        "lost.jpg": "is a link to nothing",
         "folder.jpg": "is a folder",
     }.items():
         with pytest.raises(UserError, match=f"{name}: .*{words}"):

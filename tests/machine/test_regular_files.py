@@ -14,7 +14,14 @@ from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
 from mask_frozen_detr.results.evaluation_record import check_evaluation_file
 
 PIPE = "is a pipe or a device"
-WORDS = {"folder": "is a folder", "pipe": PIPE, "device": PIPE, "socket": PIPE, "loop": "leads back to itself"}
+WORDS = {
+    "folder": "is a folder",
+    "pipe": PIPE,
+    "device": PIPE,
+    "socket": PIPE,
+    "loop": "leads back to itself",
+    "lost": "is a link to nothing",
+}
 
 
 def put(path: Path, kind: str) -> Path:
@@ -31,7 +38,7 @@ def put(path: Path, kind: str) -> Path:
             one.bind(path.name)
             os.chdir(here)
     else:
-        path.symlink_to({"device": "/dev/zero", "loop": path.name}[kind])
+        path.symlink_to({"device": "/dev/zero", "loop": path.name, "lost": "nowhere"}[kind])
     return path
 
 
@@ -71,7 +78,7 @@ def test_in_a_run_folder(name, kind, squashing, tiny_network, tmp_path):
         MaskFrozenDetr.from_pretrained(tmp_path, squashing)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "lost"])
 def test_as_a_place_for_figures(kind, tmp_path, capsys):
     path = put(tmp_path / "figures.json", kind)
     assert main(["complexity", "--table", "9", "--json", str(path)]) == 2

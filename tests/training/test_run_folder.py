@@ -77,6 +77,21 @@ def test_no_run_starts_in_a_folder_of_others(name, more, four_steps, tmp_path, r
     assert contents(tmp_path) == mine
 
 
+@pytest.mark.parametrize("name", [CHECKPOINT_FILE, WEIGHTS_FILE])
+@pytest.mark.parametrize("more", ["--overwrite", "--resume"])
+def test_links_of_the_user_are_not_the_runs(name, more, finished, four_steps, refused, tmp_path):
+    (finished / name).unlink(missing_ok=True)
+    (finished / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{finished / name}: is a link, which no run writes" in refused(*four_steps(finished, more))
+    assert (finished / name).is_symlink()
+
+
+def test_a_picture_of_the_user_where_the_demo_puts_its_own(refused, tmp_path):
+    plant(tmp_path, ["masks.png"])
+    assert "masks.png: no demo wrote it" in refused("demo", "--output", tmp_path)
+    assert contents(tmp_path) == {"masks.png": b"of the user"}
+
+
 def test_overwrite_removes_what_the_run_wrote_and_nothing_else(finished, four_steps):
     mine = plant(finished, FOREIGN)
     theirs = set(contents(finished)) - set(mine)

@@ -1,5 +1,6 @@
 """The main job on the embedded default: scenes, the detector the package ships, masks in a minute or two, a picture."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR, render_scenes
 from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.detectors.base import hash_weights
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, evaluate
 from mask_frozen_detr.machine.files import save_image_atomic
 from mask_frozen_detr.model import MaskFrozenDetr
@@ -20,6 +22,7 @@ from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.drawing import draw_boxes, draw_instances, draw_truth, draw_wall
 from mask_frozen_detr.training.config import MasksFrom, TrainConfig
 from mask_frozen_detr.training.loop import train
+from mask_frozen_detr.training.own_files import is_run
 
 WALL_FILE = "masks.png"
 WALL_ROWS = 6
@@ -41,9 +44,12 @@ class DemoConfig:
 def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation, Evaluation]:
     """Render, train, measure and draw into `output`; returns the training-free and the trained figures.
 
-    Raises UserError where `output` cannot be written.
+    Raises UserError where `output` cannot be written, or holds a picture of the user's where the demo puts its own.
     """
     config = config or DemoConfig()
+    wall_file = output / WALL_FILE
+    if os.path.lexists(wall_file) and (wall_file.is_symlink() or not is_run(output / "run")):
+        raise UserError(f"{wall_file}: no demo wrote it, and this one would replace it; give another --output")
     start = time.perf_counter()
     print(f"1. Rendering {config.train_images} + {config.val_images} synthetic scenes with masks")
     data = output / f"scenes-{config.train_images}-{config.val_images}-{config.seed}"
@@ -78,7 +84,7 @@ def run_demo(output: Path, config: DemoConfig | None = None) -> tuple[Evaluation
         raise RuntimeError("the frozen detector has changed")
 
     wall = picture_wall(MaskFrozenDetr.from_pretrained(output / "run", detector), val_data, WALL_ROWS)
-    save_image_atomic(wall, output / WALL_FILE)
+    save_image_atomic(wall, wall_file)
     print(
         f"\nOn {len(val_data.images)} scenes that training never saw, in percent:\n"
         f"  box AP                        {trained.box['AP']:5.1f}   (the detector's own, unchanged)\n"

@@ -8,7 +8,7 @@ from mask_frozen_detr.errors import UserError, printable
 
 
 def check_regular(path: str | Path, expected: str = "a regular file") -> None:
-    """Raises UserError where something else than a regular file is at `path`, or a link leads to it or to itself.
+    """Raises UserError where something else than a regular file is at `path`, or a link to it, to itself or to nothing.
 
     Where nothing is, or what may not be looked at, no error is raised: reading or writing tells that better.
     """
@@ -18,6 +18,8 @@ def check_regular(path: str | Path, expected: str = "a regular file") -> None:
         # RuntimeError: Python before 3.13, of links that lead back to themselves.
         if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP:
             raise UserError(f"{_named(path)}: is a link that leads back to itself, expected {expected}") from None
+        if isinstance(error, FileNotFoundError) and Path(path).is_symlink():  # the user's, which writing would replace
+            raise UserError(f"{_named(path)}: is a link to nothing, expected {expected}") from None
         return
     if stat.S_ISDIR(mode):
         raise UserError(f"{_named(path)}: is a folder, expected {expected}")

@@ -4,6 +4,7 @@
 command that is given again goes on from it. Runs lie in `runs/ROW-seedN`, each a run folder of `train`.
 """
 
+import os
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -208,7 +209,7 @@ def _check_boxes(run: RowRun, row: PlannedRow, result: TableResult) -> None:
 def _check_output(output: Path) -> None:
     """Raises UserError where a new table would replace files that no table wrote."""
     for name in (REPORT_FILE, PLOT_FILE, "runs"):
-        if (output / name).exists():
+        if os.path.lexists(output / name):
             raise UserError(
                 f"{output / name}: is there already, but no {RESULT_FILE} beside it says that it belongs to a table; "
                 "another --output starts anew"

@@ -134,6 +134,7 @@ def _checked(preparation: Preparation) -> Preparation:
         raise ValueError(f"preprocessing: found filter {preparation.resample} and size {preparation.size}")
     if preparation.canvas is not None and (len(preparation.canvas) != 2 or min(preparation.canvas) < 1):
         raise ValueError(f"preprocessing: found the canvas {preparation.canvas}, expected height and width")
-    if len(preparation.mean) != 3 or len(preparation.std) != 3 or 0 in preparation.std:
-        raise ValueError("preprocessing: mean and std: expected three numbers each, those of std not 0")
+    mean, std = preparation.mean, preparation.std
+    if len(mean) != 3 or len(std) != 3 or max(map(abs, (*mean, *std))) > 1e6 or min(map(abs, std)) < 1e-6:
+        raise ValueError("preprocessing: mean and std: expected three numbers each, up to 1e6, those of std not 0")
     return preparation

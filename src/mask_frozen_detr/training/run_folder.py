@@ -70,6 +70,12 @@ def check_start(output: Path, resume: bool, overwrite: bool, trust_lock: bool = 
                 f"{output}: holds {state} run already; --resume goes on with it, --overwrite replaces it, another "
                 "--output keeps it"
             )
+        for name in names:
+            if OWN.fullmatch(name) and (output / name).is_symlink():
+                raise UserError(
+                    f"{output / name}: is a link, which no run writes and this one would replace; put the file itself "
+                    "there, or give another --output"
+                )
     elif foreign:
         raise UserError(
             f"{output}: found {shorten(foreign)}, which no run wrote, and no run; expected "
