@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,11 +34,21 @@ def run_benchmarks(folder: Path, *options: str):
     return json.loads((folder / "run.json").read_text()), (folder / "run.md").read_text(), printed.getvalue()
 
 
+QUICK = {
+    "attention-parity": {"output", "of value", "of locations", "of weights"},
+    "attention-speed": {"reference ms"},
+    "loading": {"images/s of one core"},
+}
+OF_WHOLE_MODELS = {
+    "roofline": {"10⁹ operations", "GB, nothing fused", "ms by operations", "ms by bytes", "ms measured"},
+    "shared-attention": {"ms"},
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What needs no peers, which take longer."""
-    sections = "attention-parity", "attention-speed", "roofline", "loading", "shared-attention"
-    return run_benchmarks(tmp_path_factory.mktemp("benchmarks"), "--only", *sections)
+    """What needs no whole models, which take longer."""
+    return run_benchmarks(tmp_path_factory.mktemp("benchmarks"), "--only", *QUICK)
 
 
 def test_the_report_says_what_was_run_on_what(run):
@@ -56,16 +67,16 @@ def test_the_report_says_what_was_run_on_what(run):
 
 
 def test_every_section_has_its_figures(run):
-    sections = run[0]["sections"]
-    assert {name: section["status"] for name, section in sections.items()} == dict.fromkeys(sections, "done")
-    wanted = {
-        "attention-parity": {"output", "of value", "of locations", "of weights"},
-        "attention-speed": {"reference ms"},
-        "roofline": {"10⁹ operations", "GB, nothing fused", "ms by operations", "ms by bytes", "ms measured"},
-        "loading": {"images/s of one core"},
-        "shared-attention": {"ms"},
-    }
-    assert set(sections) == set(wanted)
+    check_figures(run[0]["sections"], QUICK)
+
+
+@pytest.mark.slow
+def test_sections_of_whole_models_have_theirs(tmp_path):
+    check_figures(run_benchmarks(tmp_path, "--only", *OF_WHOLE_MODELS)[0]["sections"], OF_WHOLE_MODELS)
+
+
+def check_figures(sections: dict[str, Any], wanted: dict[str, set[str]]) -> None:
+    assert {name: section["status"] for name, section in sections.items()} == dict.fromkeys(wanted, "done")
     for name, keys in wanted.items():
         assert sections[name]["rows"]
         for row in sections[name]["rows"]:

@@ -155,6 +155,11 @@ MOMENTS: dict[str, Killer] = {
     "in the write of that evaluation": at_call(files.os, "replace", 1, only=f"evaluation-{STEPS}"),
     "before the checkpoint is given up": at_call(Path, "unlink", 1, only=CHECKPOINT_FILE),
 }
+SLOW = {  # each like another one, or tried by the campaign's kills
+    "before a checkpoint takes its place",
+    "with half a line of metrics written",
+    "in the write of that evaluation",
+}
 # Of the ten training scenes, and of a run in two rounds.
 DRAWING: dict[str, Killer] = {
     "while masks are drawn": at_call(PseudoMasks, "write", 4),
@@ -187,7 +192,14 @@ def check_same_outcome(output: Path, expected: Path) -> None:
     assert CHECKPOINT_FILE not in left
 
 
-@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if not moment.startswith("before the first")])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=pytest.mark.slow if moment in SLOW else [])
+        for moment in MOMENTS
+        if not moment.startswith("before the first")
+    ],
+)
 def test_killed_at_any_moment(moment, command, undisturbed, tmp_path):
     kill(command(tmp_path / "run"), moment)
     assert main(command(tmp_path / "run", "plain", "--resume")) == 0
@@ -197,7 +209,7 @@ def test_killed_at_any_moment(moment, command, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     "variant",
     [
-        pytest.param(name, marks=[] if name in ("a loader process", "pseudo-masks") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name == "a loader process" else pytest.mark.slow)
         for name in VARIANTS
         if name != "plain"
     ],
@@ -221,6 +233,7 @@ def test_killed_while_masks_are_drawn(moment, command, undisturbed, tmp_path):
     check_same_outcome(output, undisturbed("pseudo-masks"))
 
 
+@pytest.mark.slow
 def test_variants_differ(undisturbed):
     """Or equal weights would show nothing."""
     weights = {(undisturbed(variant) / WEIGHTS_FILE).read_bytes() for variant in VARIANTS}

@@ -35,12 +35,11 @@ def test_ctrl_c_loses_no_step(unfinished, four_steps, finished_once):
 @pytest.mark.parametrize(
     ("patch", "options", "code"),
     [
-        (stop_in_step, (1, signal.SIGTERM, False), 143),
-        (stop_in_step, (4, signal.SIGTERM, False), 143),
-        (stop_in_evaluation, (signal.SIGINT,), 130),
-        (stop_in_evaluation, (signal.SIGTERM,), 143),
+        pytest.param(stop_in_step, (1, signal.SIGTERM, False), 143, id="the first step"),
+        pytest.param(stop_in_step, (4, signal.SIGTERM, False), 143, id="the last step", marks=pytest.mark.slow),
+        pytest.param(stop_in_evaluation, (signal.SIGINT,), 130, id="Ctrl-C in an evaluation"),
+        pytest.param(stop_in_evaluation, (signal.SIGTERM,), 143, id="SIGTERM in an evaluation", marks=pytest.mark.slow),
     ],
-    ids=["the first step", "the last step", "Ctrl-C in an evaluation", "SIGTERM in an evaluation"],
 )
 def test_a_stopped_run_goes_on(patch, options, code, four_steps, finished_once, tmp_path):
     more = ["--evaluate-every", "3"]
