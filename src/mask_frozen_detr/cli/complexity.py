@@ -7,7 +7,7 @@ from pathlib import Path
 from mask_frozen_detr.cli.loading import check_place
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.json_files import LIMIT
-from mask_frozen_detr.machine.regular_files import check_regular, read_regular
+from mask_frozen_detr.machine.regular_files import read_regular
 
 
 @dataclass
@@ -34,7 +34,6 @@ class Complexity:
 
 def _check_ours(path: Path) -> None:
     """Raises UserError where `path` is there already and holds something else than figures of this command."""
-    check_regular(path, "figures")
     if not path.exists():
         return
     try:
