@@ -1,4 +1,8 @@
-"""What tests of exported models share: pictures, and when an exported model finds the same as torch."""
+"""What tests of exported models share: pictures, edited folders, and when one finds the same as torch."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,6 +14,13 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Coarse noise, so that rounding of resized pixels stays small."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height)))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Changes what model.json says, as of a version that wrote no checksum of it."""
+    content = json.loads((folder / "model.json").read_text())
+    del content["checksum"]
+    (folder / "model.json").write_text(json.dumps({**content, **changes}))
 
 
 def assert_same(ours: Instances, theirs: Instances) -> None:

@@ -103,6 +103,8 @@ def _be_command(work: Callable[[], int | None], output: Path, file_limit: int | 
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         code = _code_of(work)
+    except KeyboardInterrupt:  # before the command line itself
+        code = 130
     finally:
         os._exit(code)
 

@@ -62,6 +62,11 @@ def _finish(what: str, command: list, folder: Path, allowed: set[str] | None = N
     return Try(what, faults)
 
 
+def _named(put: list[str]) -> set[str]:
+    """An empty file that an option names (`touch`, `mktemp`) is there to be written."""
+    return {f"out/{one.removesuffix(' (empty)')}" for one in put if one.endswith(" (empty)")}
+
+
 def _train(bench: Bench, random: Random, folder: Path, output: Path, outside: Path) -> Try:
     names = random.sample(NAMES, random.randrange(1, 5))
     put = _put_foreign(output, outside, names, random)
@@ -117,7 +122,7 @@ def _evaluate(bench: Bench, random: Random, folder: Path, output: Path, outside:
     if random.random() < 0.3:
         more = ["--json", str(target), "--results-file", str(target)]
     command = ["evaluate", str(model), str(data), "--workers", "0", *more]
-    return _finish(f"evaluate {more[0]} {target.relative_to(folder)} {put}", command, folder)
+    return _finish(f"evaluate {more[0]} {target.relative_to(folder)} {put}", command, folder, _named(put))
 
 
 def _predict(bench: Bench, random: Random, folder: Path, output: Path, outside: Path) -> Try:
@@ -139,7 +144,8 @@ def _reproduce(bench: Bench, random: Random, folder: Path, output: Path, outside
 def _complexity(bench: Bench, random: Random, folder: Path, output: Path, outside: Path) -> Try:
     put = _put_foreign(output, outside, [random.choice(["figures.json", "notes.txt"])], random)
     target = output / put[0].split(" ")[0]
-    return _finish(f"complexity --json {put}", ["complexity", "--table", "1", "--json", str(target)], folder)
+    command = ["complexity", "--table", "1", "--json", str(target)]
+    return _finish(f"complexity --json {put}", command, folder, _named(put))
 
 
 def _demo(bench: Bench, random: Random, folder: Path, output: Path, outside: Path) -> Try:

@@ -31,8 +31,9 @@ def killed_and_resumed(bench: Bench, random: Random, folder: Path) -> Try:
             later *= 6
         moment = f"{later:.2f} s after {'the start' if steps is None else f'step {steps}'}"
         story.append(f"{number.name} {moment}{' to all' if group else ''}")
+        before = _told(output)
         ran = _killed_at(bench, output, variant, number, steps, later, group)
-        faults += [f"{story[-1]}: {fault}" for fault in _check_killed(ran, number, output)]
+        faults += [f"{story[-1]}: {fault}" for fault in _check_killed(ran, number, output, before)]
         if faults:
             break
     if not faults:
@@ -72,7 +73,14 @@ def _steps(output: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
+def _told(output: Path) -> tuple[int, int] | None:
+    """Which file of metrics a run has, and when it was written."""
+    metrics = output / "metrics.jsonl"
+    return (metrics.stat().st_ino, metrics.stat().st_mtime_ns) if metrics.exists() else None
+
+
+def _check_killed(ran: Ran, number: int, output: Path, before: tuple[int, int] | None) -> list[str]:
+    """before: what `_told` of the run before this command, whose steps an earlier SIGKILL may have lost."""
     codes = {0, SIGNALS[signal.Signals(number)]}
     if number != signal.SIGKILL and not ran.text:
         codes.add(-number)  # before the command line itself
@@ -80,8 +88,8 @@ def _check_killed(ran: Ran, number: int, output: Path) -> list[str]:
         ran = replace(ran, text="")
     faults = manners(ran, codes)
     metrics = output / "metrics.jsonl"
-    if not faults and ran.code in (130, 143) and metrics.exists() and metrics.read_text().strip():
-        # A step was done: it must not be lost.
+    if not faults and ran.code in (130, 143) and _told(output) not in (None, before) and metrics.read_text().strip():
+        # This command did a step: it must not be lost.
         finished = (output / "mask_network.safetensors").exists()
         if not (output / "checkpoint.pt").exists() and not finished:
             faults.append(f"exit code {ran.code} after {len(metrics.read_text().splitlines())} steps, no checkpoint")

@@ -78,6 +78,7 @@ def _oriented(random: Random) -> tuple[bytes, str]:
     try:
         image.save(buffer, {v: k for k, v in SUFFIXES.items()}[suffix], exif=exif)
     except Exception:  # Pillow does not write this tag
+        buffer = io.BytesIO()
         image.save(buffer, "PNG")
         suffix = ".png"
     return buffer.getvalue(), suffix
@@ -220,6 +221,18 @@ def _check(ran, odd: list[tuple[Path, str]], good: Path, inputs: list[Path], fol
     return faults
 
 
+def _can_be_read(path: Path) -> bool:
+    """Whether Pillow reads a picture whole; a split of which it reads none may be refused."""
+    try:
+        if not path.is_file():
+            return False
+        with Image.open(path) as opened:
+            opened.load()
+    except Exception:
+        return False
+    return True
+
+
 def of_data(bench: Bench, random: Random, folder: Path) -> Try:
     """`train` and `evaluate` on data of which some pictures are odd."""
     data = shutil.copytree(bench.data, folder / "data")
@@ -246,6 +259,6 @@ def of_data(bench: Bench, random: Random, folder: Path) -> Try:
         command[2] = str(data)
     ran = run(command, folder)
     faults = manners(ran)
-    if not faults and ran.code:
+    if not faults and ran.code and any(_can_be_read(data / split / image["file_name"]) for image in document["images"]):
         faults.append(f"odd pictures end it all: {ran.last_line}")
     return Try(f"{command[0]}, {split}, {'; '.join(what)}", faults)

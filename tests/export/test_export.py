@@ -1,4 +1,4 @@
-"""A run as an ONNX graph: it finds what torch finds, runs without torch, and says what does not belong together."""
+"""A run as an ONNX graph: it finds what torch finds, and runs without torch."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from exported_models import assert_same, picture
+from exported_models import assert_same, edit, picture
 from PIL import Image
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, OnnxModel, UserError
@@ -160,61 +160,7 @@ def test_the_command_line_predicts_with_it(exported, tmp_path, capfd):
     assert "but an exported model computes as it was exported" in capfd.readouterr().err
 
 
-# --- what does not belong together ---
-
-
-def edit(folder: Path, **changes) -> None:
-    content = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**content, **changes}))
-
-
-@pytest.mark.slow
-def test_files_of_two_exports(copy):
-    with open(copy / "model.onnx", "ab") as file:
-        file.write(b"\0")
-    with pytest.raises(UserError, match=r"model\.onnx: does not belong to model\.json beside it"):
-        OnnxModel(copy)
-
-
-@pytest.mark.slow
-def test_a_graph_that_is_missing(copy):
-    (copy / "model.onnx").unlink()
-    with pytest.raises(UserError, match=r"model\.onnx: is missing, but model\.json names it"):
-        OnnxModel(copy)
-
-
-@pytest.mark.slow
-def test_a_graph_of_operators_that_the_runtime_does_not_know(copy):
-    graph = onnx.load(copy / "model.onnx")
-    graph.opset_import[0].version = 999
-    onnx.save(graph, copy / "model.onnx")
-    edit(copy, opset=999, checksums={"model.onnx": hash_file(copy / "model.onnx")})
-    with pytest.raises(UserError, match=r"onnxruntime [\d.]+ cannot take this graph of opset 999: .*lower --opset"):
-        OnnxModel(copy)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"made_by": "another"}, "was not written by `mask-frozen-detr export`"),
-        ({"format": 99}, r"newer version \(format 99, expected up to 1\)"),
-        ({"opset": "x"}, "is damaged .*opset"),
-        ({"preprocessing": {"fit": "squash"}}, "is damaged .*preprocessing"),
-        ({"checksums": {}}, r"names no model\.onnx"),
-    ],
-)
-def test_a_description_that_is_none(changes, words, copy):
-    edit(copy, **changes)
-    with pytest.raises(UserError, match=words):
-        OnnxModel(copy)
-
-
-def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        OnnxModel(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"model\.json: is missing"):
-        OnnxModel(tmp_path)
+# --- what it does not take ---
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """`OnnxModel` on a graph made by hand, whose answers are known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from exported_models import edit
 from PIL import Image
 
 from mask_frozen_detr.cli import main
@@ -79,7 +81,7 @@ def handmade(place: Path, padded: bool) -> Path:
         detector={},
         checksums={"model.onnx": hash_file(place / "model.onnx")},
     )
-    write_json_atomic(place / "model.json", described.as_json())
+    write_json_atomic(place / "model.json", described.as_file())
     return place
 
 
@@ -145,3 +147,69 @@ def test_scores_and_classes_choose(folder):
     assert model.predict(picture, 0.0, max_detections=1).names == ["dog"]
     one, two = model.predict([picture, picture], 0.95)
     assert len(one) == len(two) == 0
+
+
+# --- what does not belong together ---
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_files_of_two_exports(copy):
+    with open(copy / "model.onnx", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"model\.onnx: does not belong to model\.json beside it"):
+        OnnxModel(copy)
+
+
+def test_a_graph_that_is_missing(copy):
+    (copy / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"model\.onnx: is missing, but model\.json names it"):
+        OnnxModel(copy)
+
+
+def test_a_graph_of_operators_that_the_runtime_does_not_know(copy):
+    graph = onnx.load(copy / "model.onnx")
+    graph.opset_import[0].version = 999
+    onnx.save(graph, copy / "model.onnx")
+    edit(copy, opset=999, checksums={"model.onnx": hash_file(copy / "model.onnx")})
+    with pytest.raises(UserError, match=r"onnxruntime [\d.]+ cannot take this graph of opset 999: .*lower --opset"):
+        OnnxModel(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"made_by": "another"}, "was not written by `mask-frozen-detr export`"),
+        ({"format": 99}, r"newer version \(format 99, expected up to 1\)"),
+        ({"opset": "x"}, "is damaged .*opset"),
+        ({"preprocessing": {"fit": "squash"}}, "is damaged .*preprocessing"),
+        ({"checksums": {}}, r"names no model\.onnx"),
+        ({"checksum": "0"}, "is damaged or was edited"),
+    ],
+)
+def test_a_description_that_is_none(changes, words, copy):
+    edit(copy, **changes)
+    with pytest.raises(UserError, match=words):
+        OnnxModel(copy)
+
+
+@pytest.mark.parametrize("key", ["mask_threshold", "preprocessing", "class_names", "detections"])
+def test_a_description_that_was_edited_is_not_believed(key, copy):
+    """Each would give other predictions of the same graph, which has a checksum of its own."""
+    path = copy / "model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items()))))
+    OnnxModel(copy)  # laid out in another way it says the same
+    other = {"mask_threshold": 0.25, "class_names": ["dog", "cat"], "detections": 2}
+    other["preprocessing"] = {**content["preprocessing"], "std": [2.0, 1.0, 1.0]}
+    path.write_text(json.dumps({**content, key: other[key]}))
+    with pytest.raises(UserError, match=r"model\.json: is damaged or was edited: .*export anew"):
+        OnnxModel(copy)
+
+
+def test_a_description_of_older_versions_has_no_checksum(folder, copy):
+    edit(copy)
+    assert OnnxModel(copy).description == OnnxModel(folder).description

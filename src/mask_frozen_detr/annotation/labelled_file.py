@@ -10,7 +10,7 @@ from typing import Any
 
 from mask_frozen_detr.annotation.document import ADDED, QUALITY, Document, OpenPicture
 from mask_frozen_detr.errors import UserError, printable
-from mask_frozen_detr.machine.checksums import hash_if_file
+from mask_frozen_detr.machine.checksums import hash_content, hash_if_file
 from mask_frozen_detr.machine.files import encode_json, write_bytes_atomic
 from mask_frozen_detr.results.prediction_files import hash_picture, image_root
 
@@ -30,7 +30,7 @@ class LabelledFile:
 
     def __init__(self, path: Path, document: Document, settings: Mapping[str, Any]):
         self.path, self.document = path, document
-        self.settings = {**json.loads(json.dumps(settings)), "data": _digest(document.content)}
+        self.settings = {**json.loads(json.dumps(settings)), "data": hash_content(document.content)}
         self.changed: list[str] = []
         self.empty: set[int] = set()
         self._pictures: dict[str, str] = {}  # id to sha256 of those that are done
@@ -74,7 +74,7 @@ class LabelledFile:
             },
         }
         written = {**content, "info": info}
-        info[MARK]["sha256"] = _digest(written)
+        info[MARK]["sha256"] = hash_content(written)
         write_bytes_atomic(self.path, encode_json(written, indent=None, compact=True))
         self._unsaved = False
         self._written = time.monotonic()
@@ -127,7 +127,7 @@ class LabelledFile:
             mark = content["info"][MARK]
             if (mark["made_by"], mark["format"]) != (MADE_BY, FORMAT):
                 raise ValueError("is of another program or version")
-            if mark.pop("sha256") != _digest(content):
+            if mark.pop("sha256") != hash_content(content):
                 raise ValueError("was edited since")
             return content
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -150,7 +150,3 @@ class LabelledFile:
                 found = earlier["annotations"][place]
                 if QUALITY in found:
                     self.document.entry(place).update({key: found[key] for key in ADDED})
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -150,7 +150,7 @@ def export_model(
             quantise(place / GRAPH_FILE, feeds)
         strangers.extend(unsupported(place / GRAPH_FILE))
         written = replace(described, checksums={GRAPH_FILE: hash_file(place / GRAPH_FILE)})
-        write_json_atomic(place / DESCRIPTION_FILE, written.as_json())
+        write_json_atomic(place / DESCRIPTION_FILE, written.as_file())
 
     write_folder_atomic(folder, write)
     size_written = (folder / GRAPH_FILE).stat().st_size

@@ -1,7 +1,10 @@
-"""Checksums of files."""
+"""Checksums of files, and of what json files hold."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mask_frozen_detr.machine.regular_files import check_regular
 
@@ -22,3 +25,8 @@ def hash_if_file(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def hash_content(content: Mapping[str, Any]) -> str:
+    """sha256 of a JSON object, however it is laid out and in whichever order its keys are."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.errors import UserError, printable
-from mask_frozen_detr.machine.checksums import hash_file
+from mask_frozen_detr.machine.checksums import hash_content, hash_file
 from mask_frozen_detr.machine.config import ExportPrecision
 from mask_frozen_detr.machine.json_files import read_json_object
 from mask_frozen_detr.machine.json_records import read_record, read_value
@@ -66,10 +66,15 @@ class ExportedModel:
     precision: ExportPrecision = "fp32"
 
     def as_json(self) -> dict[str, Any]:
-        """What model.json holds; without the checksums, what the graph's own metadata hold."""
+        """What model.json and, without the checksums of files, the graph's own metadata say."""
         content = asdict(self)
         content["classes"] = None if self.classes is None else self.classes.describe()
         return {"made_by": MADE_BY, "format": FORMAT, **content}
+
+    def as_file(self) -> dict[str, Any]:
+        """What model.json holds, its own checksum included."""
+        content = self.as_json()
+        return {**content, "checksum": hash_content(content)}
 
 
 def is_exported(folder: str | Path) -> bool:
@@ -78,7 +83,9 @@ def is_exported(folder: str | Path) -> bool:
 
 
 def read_description(folder: Path) -> ExportedModel:
-    """Raises UserError where model.json is missing, damaged or of a newer version, or files do not belong to it."""
+    """Raises UserError where model.json is missing, damaged, edited or of a newer version, or files do not belong to
+    it.
+    """
     path = folder / DESCRIPTION_FILE
     saved = read_json_object(path)
     if saved.get("made_by") != MADE_BY:
@@ -86,6 +93,12 @@ def read_description(folder: Path) -> ExportedModel:
     version = saved.get("format")
     if type(version) is int and version > FORMAT:
         raise UserError(f"{path}: written by a newer version (format {version}, expected up to {FORMAT})")
+    stated = saved.pop("checksum", None)  # older versions wrote none
+    if stated not in (None, hash_content(saved)):
+        raise UserError(
+            f"{path}: is damaged or was edited: its content is not what `{MADE_BY}` wrote, and would give other "
+            "predictions; copy the whole folder, or export anew"
+        )
     try:
         values = {key: value for key, value in saved.items() if key not in ("made_by", "format")}
         names = read_value(values["class_names"], list[str], "class_names")

@@ -1,6 +1,5 @@
 """Which files of a run folder are the run's own: whatever else lies there is never removed or replaced."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.machine.json_files import LIMIT
 from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
@@ -82,7 +82,7 @@ def read_description(output: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}), expected what a run wrote; give another --output") from error
-    if (stated is not None or "files" in saved) and stated != checksum(saved):
+    if (stated is not None or "files" in saved) and stated != hash_content(saved):
         raise UserError(
             f"{path}: is damaged: its content is not what the run wrote; restore it, or give another --output"
         )
@@ -112,7 +112,3 @@ def remove(output: Path, name: str) -> None:
             path.unlink(missing_ok=True)
     if folder != output and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

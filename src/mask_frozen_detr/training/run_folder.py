@@ -21,6 +21,7 @@ from PIL import Image
 
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
+from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.machine.files import UNFINISHED, save_image_atomic, sweep, write_json_atomic, write_text_atomic
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
@@ -41,7 +42,6 @@ from mask_frozen_detr.training.own_files import (
     OWN,
     TENSORBOARD_FOLDER,
     check_foreign,
-    checksum,
     is_run,
     own_files,
     read_description,
@@ -306,7 +306,7 @@ class RunFolder:
         """training.json lists a file before there is one: so none of the run's is ever taken for another's."""
         self.files = list(dict.fromkeys([*self.files, *more]))
         described = {**self.record.described(), "run": self.run, "files": self.files}
-        described["checksum"] = checksum(described)
+        described["checksum"] = hash_content(described)
         write_json_atomic(self.path / TRAINING_FILE, described)
 
 
