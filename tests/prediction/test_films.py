@@ -3,6 +3,8 @@
 import json
 import struct
 import sys
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,20 @@ def model(squashing) -> MaskFrozenDetr:
     return MaskFrozenDetr.training_free(squashing).eval()
 
 
-def write_film(path: Path, frames: int = 5, codec: str = "mpeg4") -> Path:
+def write_film(path: Path, frames: int = 5, codec: str = "mpeg4", times: Sequence[int] = (), shape: int = 1) -> Path:
+    """times: of the frames, in milliseconds; without them ten a second. shape: width of a pixel, by its height."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as sink:
         stream = sink.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = W - 1, H, "yuv420p"
-        for _ in range(frames):
-            picture = Image.fromarray(rng.integers(0, 255, (H, W - 1, 3), dtype=np.uint8))
-            sink.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        stream.codec_context.sample_aspect_ratio = Fraction(shape)
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(len(times) or frames):
+            frame = av.VideoFrame.from_image(Image.fromarray(rng.integers(0, 255, (H, W - 1, 3), dtype=np.uint8)))
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            sink.mux(stream.encode(frame))
         sink.mux(stream.encode())
     return path
 
@@ -58,6 +66,39 @@ def test_a_film(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["film.jsonl", "film.mp4"]
     with pytest.raises(UserError, match=r"film\.mp4: is there already, so it stays"):
         predict_film(model, film, tmp_path / "out")
+
+
+def test_frames_stand_at_the_times_of_the_film(tmp_path):
+    """Of a camera that is slow in the dark: the rate in the middle is that of no frame."""
+    times = [0, 40, 80, 380, 1180]
+    predict_film(walkers(), write_film(tmp_path / "film.mkv", times=times, shape=2), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/film.jsonl").read_text().splitlines()]
+    assert [line["time"] for line in lines] == pytest.approx([time / 1000 for time in times])
+    with av.open(str(tmp_path / "out/film.mp4")) as overlay:
+        assert overlay.streams.video[0].sample_aspect_ratio == 2
+        assert [frame.time for frame in overlay.decode(video=0)] == pytest.approx([time / 1000 for time in times])
+
+
+@pytest.mark.parametrize(
+    ("frames", "kept", "said"),
+    [(30, 1.0, ""), (30, 0.5, ", then the film ended, after "), (5, 0.9, "")],
+    ids=["whole", "half of it", "less than a second is missing"],
+)
+def test_a_film_that_does_not_count_its_frames(frames, kept, said, tmp_path, capsys):
+    film = write_film(tmp_path / "film.mkv", frames)
+    content = film.read_bytes()
+    film.write_bytes(content[: int(len(content) * kept)])
+    text = predict_film(walkers(), film, tmp_path / "out")
+    assert text.partition("film.jsonl")[2].startswith(said)
+    assert bool(said) == ("film ended" in text)
+    assert not said or "it says that it lasts 3.0 s" in text
+    assert capsys.readouterr().err.count("predicting") <= 1
+
+
+def test_lines_without_an_overlay(tmp_path):
+    predict_film(walkers(), write_film(tmp_path / "film.mp4"), tmp_path / "out", overlay=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.jsonl"]
+    assert len((tmp_path / "out/film.jsonl").read_text().splitlines()) == 5
 
 
 def turn_film(path: Path, matrix: tuple[int, int, int, int]) -> None:
@@ -152,6 +193,13 @@ def test_one_bad_film_costs_no_other(squashing_folder, tmp_path, capsys):
     assert {"good.mp4", "good.jsonl", "a.png", "predictions.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
     assert main(["predict", str(squashing_folder), str(bad), "--output", str(tmp_path / "other")]) == 2
     assert main(["predict", str(squashing_folder), str(bad), str(bad), "--output", str(tmp_path / "other")]) == 2
+
+
+@pytest.mark.parametrize("option", ["--format=yolo", "--probability-maps"])
+def test_what_films_do_not_give_is_refused(option, tmp_path, capsys):
+    film = write_film(tmp_path / "film.mp4", 1)
+    assert main(["predict", "no-run", str(film), "--output", str(tmp_path / "out"), option]) == 2
+    assert f"{option.replace('=', ' ')}: found films alone" in capsys.readouterr().err
 
 
 def test_whatever_fails_on_a_film_is_one_line(squashing_folder, tmp_path, capsys, monkeypatch):

@@ -69,8 +69,11 @@ class Predict:
     def run(self) -> None:
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.prediction.files import predict_files
-        from mask_frozen_detr.prediction.films import SUFFIXES, is_film
+        from mask_frozen_detr.prediction.films import is_film
 
+        films = [Path(name) for name in self.images if is_film(name)]
+        pictures = [name for name in self.images if not is_film(name)]
+        self._check_kinds(films, pictures)
         model, computing = load_predictor(
             self.model,
             self.detector,
@@ -81,10 +84,6 @@ class Predict:
             runtime=self.runtime,
         )
         classes = None if self.classes is None else split_words(self.classes)
-        films = [Path(name) for name in self.images if is_film(name)]
-        pictures = [name for name in self.images if not is_film(name)]
-        if self.track and not films:
-            raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
         reports: list[str] = []
         with computing:
             if films and processes().is_main_process:
@@ -109,6 +108,16 @@ class Predict:
         if processes().is_main_process:
             print(safe("\n".join(reports)))
 
+    def _check_kinds(self, films: Sequence[Path], pictures: Sequence[str]) -> None:
+        """Raises UserError for an option that none of what is given has a use for."""
+        from mask_frozen_detr.prediction.films import SUFFIXES
+
+        if self.track and not films:
+            raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
+        if not pictures and (self.format != "coco" or self.probability_maps):
+            option = "--probability-maps" if self.probability_maps else f"--format {self.format}"
+            raise UserError(f"{option}: found films alone, of which an overlay and a jsonl are written")
+
     def _predict_films(self, model: "Predictor", films: Sequence[Path], classes: Sequence[str] | None) -> list[str]:
         """A line about each film; one bad film is one line, whatever fails on it.
 
@@ -116,7 +125,7 @@ class Predict:
         """
         from mask_frozen_detr.prediction.films import predict_film
 
-        options = (self.score_threshold, self.max_detections, classes, self.font, self.track)
+        options = (self.score_threshold, self.max_detections, classes, self.font, self.track, self.overlays)
         reports: list[str] = []
         faults: list[str] = []
         for film in films:

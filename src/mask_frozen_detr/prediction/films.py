@@ -7,7 +7,7 @@ interruption, is kept.
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,8 @@ from mask_frozen_detr.results.predictor import Predictor
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 RATE = 25  # frames a second of a film that does not say
+CLOCK = 90_000  # ticks a second, MPEG's: frames at any usual rate stand on whole ones
+EARLY = 0.9  # of the time that it says it lasts: a film of less than that, by a second or more, ended early
 
 
 def is_film(path: str | Path) -> bool:
@@ -75,10 +77,12 @@ def predict_film(
     classes: Sequence[str] | None = None,
     font: Path | None = None,
     track: bool = False,
+    overlay: bool = True,
 ) -> str:
     """Writes NAME.mp4 with masks, boxes and names, and NAME.jsonl, an object a frame; returns a line about them.
 
-    A line holds "frame", from 0, "time" in seconds, "width", "height" and "objects": category_id, name, bbox, area,
+    Frames of NAME.mp4 stand at the times of the film's own, without its sound; overlay: False leaves it out. A line
+    holds "frame", from 0, "time" in seconds, "width", "height" and "objects": category_id, name, bbox, area,
     score and segmentation (run lengths) as COCO writes them; with `track` also "track", a number that an object keeps
     from frame to frame, null where it was not seen before. A film that ends early gives what could be decoded, and
     so does an interruption.
@@ -86,8 +90,8 @@ def predict_film(
     where a file of these names is there already.
     """
     av = _pyav()
-    targets = output / f"{film.stem}.mp4", output / f"{film.stem}.jsonl"
-    for target in targets:
+    targets = [output / f"{film.stem}.jsonl", *([output / f"{film.stem}.mp4"] if overlay else [])]
+    for target in reversed(targets):
         if target.exists() or target.is_symlink():
             raise UserError(f"{printable(str(target))}: is there already, so it stays; name another --output")
     output.mkdir(parents=True, exist_ok=True)
@@ -96,24 +100,42 @@ def predict_film(
         if not source.streams.video:
             raise UserError(f"{printable(str(film))}: holds no pictures, expected a film")
         stream = source.streams.video[0]
-        rate, stated = stream.average_rate or Fraction(RATE), stream.frames
+        rate = stream.average_rate or Fraction(RATE)
+        seconds = _seconds(av, source, stream)
+        total = stream.frames or int(seconds * rate)
         look = _looking(model, score_threshold, max_detections, classes, float(rate) if track else None)
-        bar = Progress("predicting", stated or 1)
-        with _writing(av, targets, rate, model.class_names, font) as written:
+        bar = Progress("predicting", max(1, total), quiet=not total)
+        with _writing(av, targets, stream, rate, model.class_names, font) as written:
             try:
                 for frame in source.decode(stream):
                     picture = upright(frame)
                     written.add(picture, frame.time, look(picture))
-                    bar.update(min(written.frames, stated or 1))
+                    bar.update(min(written.frames, stream.frames or total - 1))
             except av.FFmpegError as error:
-                ended = f", then the film could not be decoded ({reason(error)})"
+                ended = f", then the film could not be decoded ({_why(error)})"
         bar.close()
     if not written.frames:
         raise UserError(f"{printable(str(film))}: not one frame can be read{ended}")
-    if not ended and stated and written.frames < stated:
-        ended = f", then the film ended; it says that it has {stated}"
-    where = f"{printable(str(targets[0]))} and {targets[1].name}"
+    if not ended:
+        ended = _ended_early(written, stream.frames, seconds)
+    where = " and ".join(printable(str(target)) for target in reversed(targets))
     return f"{written.frames} frames of {printable(film.name)} in {where}{ended}"
+
+
+def _seconds(av: Any, source: Any, stream: Any) -> float:
+    """How long a film says that it lasts, 0 where it does not."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return (source.duration or 0) / av.time_base
+
+
+def _ended_early(written: "_Written", frames: int, seconds: float) -> str:
+    """What to say of a film that says it has more frames, or, where it does not, that it lasts longer."""
+    if frames:
+        return f", then the film ended; it says that it has {frames}" if written.frames < frames else ""
+    if written.seconds > min(EARLY * seconds, seconds - 1):
+        return ""
+    return f", then the film ended, after {written.seconds:.1f} s; it says that it lasts {seconds:.1f} s"
 
 
 def _open_film(av: Any, film: Path) -> Any:
@@ -121,36 +143,53 @@ def _open_film(av: Any, film: Path) -> Any:
         check_regular(film)
         return av.open(str(film))
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{printable(str(film))}: cannot be read as a film ({reason(error)})") from None
+        raise UserError(f"{printable(str(film))}: cannot be read as a film ({_why(error)})") from None
+
+
+def _why(error: OSError) -> str:
+    """What FFmpeg or the system says, without the number and the function that it says it with."""
+    return printable(error.strerror or reason(error))
 
 
 class _Written:
-    """The overlay film and the lines of a film as they grow. frames: how many there are."""
+    """The overlay film, if one is wanted, and the lines of a film as they grow.
 
-    def __init__(self, film: "_Encoder", lines: IO[str], rate: Fraction, names: Sequence[str], font: Path | None):
-        self.frames = 0
+    frames: how many there are. seconds: which they last.
+    """
+
+    def __init__(
+        self, film: "_Encoder | None", lines: IO[str], rate: Fraction, names: Sequence[str], font: Path | None
+    ):
+        self.frames, self.seconds = 0, 0.0
         self._film, self._lines, self._rate, self._names, self._font = film, lines, rate, names, font
+        self._start = 0.0
 
     def add(self, picture: Image.Image, time: float | None, instances: Instances) -> None:
         """The next frame. time: in seconds, None where the film does not tell."""
-        self._film.add(draw_instances(picture, instances, self._font))
-        _write_line(self._lines, self.frames, float(time or self.frames / self._rate), instances, self._names)
-        self.frames += 1
+        at = float(self.frames / self._rate if time is None else time)
+        if not self.frames:
+            self._start = at
+        if self._film is not None:
+            self._film.add(draw_instances(picture, instances, self._font), at - self._start)
+        _write_line(self._lines, self.frames, at, instances, self._names)
+        self.frames, self.seconds = self.frames + 1, at - self._start + float(1 / self._rate)
 
 
 @contextmanager
 def _writing(
-    av: Any, targets: Sequence[Path], rate: Fraction, names: Sequence[str], font: Path | None
+    av: Any, targets: Sequence[Path], stream: Any, rate: Fraction, names: Sequence[str], font: Path | None
 ) -> Iterator[_Written]:
     """Writes under other names, which change to `targets` at the end: an interruption leaves a film that can be played.
 
-    Without a single frame nothing is left.
+    targets: of the lines, and of the overlay film, if one is wanted. Without a single frame nothing is left.
     """
     parts = [target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}") for target in targets]
     frames = 0
     try:
-        with open(parts[1], "x", encoding="utf-8") as lines, closing(_Encoder(av, parts[0], rate)) as film:
-            written = _Written(film, lines, rate, names, font)
+        with ExitStack() as opened:
+            lines = opened.enter_context(open(parts[0], "x", encoding="utf-8"))
+            films = [opened.enter_context(closing(_Encoder(av, part, stream, rate))) for part in parts[1:]]
+            written = _Written(films[0] if films else None, lines, rate, names, font)
             try:
                 yield written
             finally:
@@ -163,21 +202,36 @@ def _writing(
 
 
 class _Encoder:
-    """An H.264 film; its size, even as the format wants it, is that of the first picture."""
+    """An H.264 film; its size, even as the format wants it, is that of the first picture, its pixels' shape the film's.
 
-    def __init__(self, av: Any, path: Path, rate: Fraction):
-        self.av, self.rate = av, rate
+    source: the stream that the pictures are of.
+    """
+
+    def __init__(self, av: Any, path: Path, source: Any, rate: Fraction):
+        self.av, self.source, self.rate = av, source, rate
         self.sink = av.open(str(path), "w")
         self.stream: Any = None
+        self.tick = -1
 
-    def add(self, picture: Image.Image) -> None:
+    def add(self, picture: Image.Image, time: float) -> None:
+        """time: since the first, in seconds; a film whose clock goes back goes on at its rate."""
         if self.stream is None:
-            self.stream = self.sink.add_stream("libx264", rate=self.rate)
-            self.stream.width, self.stream.height = (side + side % 2 for side in picture.size)
-            self.stream.pix_fmt = "yuv420p"
+            self._begin(*picture.size)
         canvas = Image.new("RGB", (self.stream.width, self.stream.height))
         canvas.paste(picture)
-        self.sink.mux(self.stream.encode(self.av.VideoFrame.from_image(canvas)))
+        frame = self.av.VideoFrame.from_image(canvas)
+        tick = round(time * CLOCK)
+        self.tick = tick if tick > self.tick else self.tick + round(CLOCK / self.rate)
+        frame.pts, frame.time_base = self.tick, Fraction(1, CLOCK)
+        self.sink.mux(self.stream.encode(frame))
+
+    def _begin(self, width: int, height: int) -> None:
+        self.stream = self.sink.add_stream("libx264", rate=self.rate)
+        self.stream.width, self.stream.height = width + width % 2, height + height % 2
+        self.stream.pix_fmt = "yuv420p"
+        self.stream.codec_context.time_base = Fraction(1, CLOCK)
+        if shape := self.source.sample_aspect_ratio:
+            self.stream.codec_context.sample_aspect_ratio = shape
 
     def close(self) -> None:
         if self.stream is not None:
