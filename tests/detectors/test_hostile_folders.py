@@ -116,6 +116,11 @@ DAMAGE = {
         lambda path: change(path, size={"height": 64, "width": 64.0}),
         "no picture can be prepared by it",
     ),
+    "one side alone": (
+        PROCESSOR,
+        lambda path: change(path, size={"height": 64, "width": None}),
+        "no picture can be prepared by it",
+    ),
     "a standard deviation of 0": (
         PROCESSOR,
         lambda path: change(path, do_normalize=True, image_mean=[0.5, 0.5, 0.5], image_std=[1, -0.0, 1]),

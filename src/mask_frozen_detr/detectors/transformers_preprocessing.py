@@ -17,7 +17,7 @@ class TransformersPreprocessing(Preprocessing):
     def __init__(self, processor: Any, any_size: bool = True):
         self.processor = processor
         size = dict(processor.size)
-        squashes = size.get("height") is not None
+        squashes = None not in (size.get("height"), size.get("width"))
         self._side = (int(size["height"]), int(size["width"])) if squashes else None
         self.resizes_freely = any_size and not squashes
 
