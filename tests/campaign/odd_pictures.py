@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -221,16 +222,16 @@ def _check(ran, odd: list[tuple[Path, str]], good: Path, inputs: list[Path], fol
     return faults
 
 
-def _can_be_read(path: Path) -> bool:
-    """Whether Pillow reads a picture whole; a split of which it reads none may be refused."""
+def _usable(path: Path, said: dict[str, Any]) -> bool:
+    """Whether Pillow reads a picture whole, at the size that is said of it; a split without one may be refused."""
     try:
         if not path.is_file():
             return False
         with Image.open(path) as opened:
             opened.load()
+            return opened.size == (said["width"], said["height"])
     except Exception:
         return False
-    return True
 
 
 def of_data(bench: Bench, random: Random, folder: Path) -> Try:
@@ -259,6 +260,6 @@ def of_data(bench: Bench, random: Random, folder: Path) -> Try:
         command[2] = str(data)
     ran = run(command, folder)
     faults = manners(ran)
-    if not faults and ran.code and any(_can_be_read(data / split / image["file_name"]) for image in document["images"]):
+    if not faults and ran.code and any(_usable(data / split / one["file_name"], one) for one in document["images"]):
         faults.append(f"odd pictures end it all: {ran.last_line}")
     return Try(f"{command[0]}, {split}, {'; '.join(what)}", faults)
