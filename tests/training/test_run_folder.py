@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,18 +41,22 @@ def test_a_second_run_is_refused_while_the_first_lives(more, four_steps, tmp_pat
     assert main(four_steps(output, *more)) == 0, "a dead run holds nothing"
 
 
-def test_a_folder_that_is_removed_during_the_run_is_an_error(four_steps, tmp_path, refused, monkeypatch):
-    output = tmp_path / "run"
+def in_third_step(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
     original = step.step_losses
     seen: list[None] = []
 
     def losses(*parts, **options):
         seen.append(None)
         if len(seen) == 3:
-            shutil.rmtree(output)
+            happen()
         return original(*parts, **options)
 
     monkeypatch.setattr(step, "step_losses", losses)
+
+
+def test_a_folder_that_is_removed_during_the_run_is_an_error(four_steps, tmp_path, refused, monkeypatch):
+    output = tmp_path / "run"
+    in_third_step(monkeypatch, lambda: shutil.rmtree(output))
     assert f"{output}: the folder was removed, moved or replaced" in refused(*four_steps(output))
 
 
@@ -84,6 +89,26 @@ def test_links_of_the_user_are_not_the_runs(name, more, finished, four_steps, re
     (finished / name).symlink_to(tmp_path / "elsewhere")
     assert f"{finished / name}: is a link, which no run writes" in refused(*four_steps(finished, more))
     assert (finished / name).is_symlink()
+
+
+def test_a_run_that_was_stopped_owns_no_more_than_it_wrote(four_steps, tmp_path, refused, monkeypatch):
+    output = tmp_path / "run"
+    in_third_step(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
+    assert main(four_steps(output)) == 143
+    mine = plant(output, [WEIGHTS_FILE])
+    for more in ("--overwrite", "--resume"):
+        assert f"{output / WEIGHTS_FILE}: no run wrote it" in refused(*four_steps(output, more))
+        assert mine.items() <= contents(output).items()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, "evaluation-4.json", "best/config.json"])
+def test_a_file_that_the_user_puts_there_during_the_run_stays(name, four_steps, tmp_path, refused, monkeypatch):
+    output = tmp_path / "run"
+    in_third_step(monkeypatch, lambda: plant(output, [name]))
+    assert f"{output / name}: was put there while the run went on" in refused(*four_steps(output))
+    assert contents(output)[name] == b"of the user"
+    (output / name).unlink()
+    assert main(four_steps(output, "--resume")) == 0
 
 
 def test_a_picture_of_the_user_where_the_demo_puts_its_own(refused, tmp_path):

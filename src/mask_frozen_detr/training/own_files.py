@@ -21,7 +21,6 @@ from mask_frozen_detr.training.pseudo_masks.store import FOLDER as PSEUDO_FOLDER
 from mask_frozen_detr.training.run_record import RunRecord
 
 TENSORBOARD_FOLDER = "tensorboard"
-# The checkpoint first: whatever is left where its removal is interrupted, it is never taken for another run's.
 ALWAYS = (CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, TRAINING_FILE)
 BEST_FILES = tuple(
     f"{BEST_FOLDER}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE, *TRANSFORMERS_FILES, BEST_EVALUATION)

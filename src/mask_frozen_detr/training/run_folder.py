@@ -9,6 +9,7 @@ from, as long as it lasts. Nothing else is ever removed or replaced.
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -35,7 +36,6 @@ from mask_frozen_detr.training.best import BEST_FOLDER, Best, read_best, write_b
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.own_files import (
-    ALWAYS,
     BEST_DETECTOR,
     BEST_FILES,
     EVALUATION,
@@ -145,7 +145,7 @@ class RunFolder:
         self.checkpoint: dict[str, Any] | None = None
         self.unknown: list[str] = []  # what the version that started the run did not record
         self.run = secrets.token_hex(4)  # in the names of tensorboard's files
-        self.files: list[str] = [*ALWAYS, *TRANSFORMERS_FILES, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
+        self.files: list[str] = [TRAINING_FILE, CONFIG_FILE, f"{TENSORBOARD_FOLDER}/*.{self.run}"]
         if record.training["masks_from"] != "annotations":
             self.files.append(PSEUDO_FOLDER)
         self.resumed = resume
@@ -180,7 +180,9 @@ class RunFolder:
             sweep(self.path, lambda name: OWN.fullmatch(name) is not None)
             sweep(self.path / BEST_FOLDER, lambda name: OWN.fullmatch(f"{BEST_FOLDER}/{name}") is not None)
             if self.checkpoint is None:
-                for name in own_files(self.path) if is_run(self.path) else []:
+                own = own_files(self.path) if is_run(self.path) else []
+                # The checkpoint first: whatever is left where this is interrupted, it is never taken for another run's.
+                for name in sorted(own, key=lambda name: name != CHECKPOINT_FILE):
                     if not (self.resumed and name == PSEUDO_FOLDER):  # named by their content: still right
                         remove(self.path, name)
         except OSError as error:
@@ -197,6 +199,7 @@ class RunFolder:
 
         def write() -> None:
             self.check()
+            self._claim(METRICS_FILE)
             try:
                 check_regular(path)
                 with open(path, "a") as file:
@@ -211,6 +214,7 @@ class RunFolder:
 
         def write() -> None:
             self.check()
+            self._claim(CHECKPOINT_FILE)
             metrics = self.path / METRICS_FILE
             known = _digest(read_regular(metrics) if metrics.exists() else b"")
             save_checkpoint(self.path / CHECKPOINT_FILE, {**state, "metrics": known, "config": asdict(self.record)})
@@ -222,7 +226,7 @@ class RunFolder:
 
         def write() -> None:
             self.check()
-            self._describe(*[DETECTOR_FOLDER] if model.own_detector else [])
+            self._claim(WEIGHTS_FILE, *TRANSFORMERS_FILES, *[DETECTOR_FOLDER] if model.own_detector else [])
             model.save_pretrained(self.path, card=False)
             model.run_folder = self.path
 
@@ -237,7 +241,7 @@ class RunFolder:
         def write() -> None:
             self.check()
             path = self.evaluation(step)
-            self._describe(path.name)
+            self._claim(path.name)
             write_evaluation(path, evaluation, step=step)
 
         on_main(write)
@@ -245,7 +249,7 @@ class RunFolder:
     def save_pictures(self, step: int, picture: Image.Image) -> None:
         """Beside the evaluation of a step; for the main process alone. Raises UserError where it cannot be written."""
         path = self.evaluation(step).with_suffix(".jpg")
-        self._describe(path.name)
+        self._claim(path.name)
         save_image_atomic(picture, path)
 
     def evaluated(self) -> list[int]:
@@ -263,14 +267,14 @@ class RunFolder:
 
     def own_report(self) -> None:
         """report.html is the run's, from before it is written; for the main process alone."""
-        self._describe(REPORT_FILE)
+        self._claim(REPORT_FILE)
 
     def save_best(self, model: MaskFrozenDetr, best: Best) -> None:
         """`model` as it is becomes the best. Raises UserError where it cannot be written."""
 
         def write() -> None:
             self.check()
-            self._describe(*BEST_FILES, *[BEST_DETECTOR] if model.own_detector else [])
+            self._claim(*BEST_FILES, *[BEST_DETECTOR] if model.own_detector else [])
             model.save_pretrained(self.path / BEST_FOLDER, card=False)
             write_best(self.path, best)
 
@@ -302,9 +306,23 @@ class RunFolder:
         if self._lock is not None:
             self._lock.check()
 
-    def _describe(self, *more: str) -> None:
-        """training.json lists a file before there is one: so none of the run's is ever taken for another's."""
-        self.files = list(dict.fromkeys([*self.files, *more]))
+    def _claim(self, *names: str) -> None:
+        """training.json lists a file before there is one: so none of the run's is ever taken for another's.
+
+        Raises UserError where somebody else has put one there since the run began.
+        """
+        new = [name for name in names if name not in self.files]
+        for name in new:
+            if os.path.lexists(self.path / name):
+                raise UserError(
+                    f"{self.path / name}: was put there while the run went on, which would replace it; move it away, "
+                    "then --resume"
+                )
+        if new:
+            self.files += new
+            self._describe()
+
+    def _describe(self) -> None:
         described = {**self.record.described(), "run": self.run, "files": self.files}
         described["checksum"] = hash_content(described)
         write_json_atomic(self.path / TRAINING_FILE, described)
