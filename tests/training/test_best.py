@@ -50,7 +50,7 @@ def go(squashing, scenes, tiny_network, tmp_path, monkeypatch) -> Callable[..., 
 
         with monkeypatch.context() as patch:
             patch.setattr(records, "measure", measure)
-            train(model, scenes[0], scenes[1], tmp_path / "run", config, quiet=True, **options)
+            train(model, scenes[0], scenes[1], tmp_path / "run", config, **{"quiet": True, **options})
         return seen
 
     return run
@@ -106,7 +106,7 @@ def test_on_the_way_a_part_of_val_at_the_end_all_of_it(go, scenes, tmp_path, cap
 
 
 @pytest.mark.parametrize("ending", ["the weights are written", "their record is written"])
-def test_a_run_that_ends_between_best_and_evaluation_goes_on(ending, go, tmp_path, monkeypatch):
+def test_a_run_that_ends_between_best_and_evaluation_goes_on(ending, go, tmp_path, monkeypatch, capsys):
     """The best weights are on the disk, the evaluation is not: it is made again, and decides the same."""
 
     def stop(*_parts, **_options):
@@ -116,7 +116,8 @@ def test_a_run_that_ends_between_best_and_evaluation_goes_on(ending, go, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, name, stop)
         with pytest.raises(KeyboardInterrupt):
-            go([30.0])
+            go([30.0], quiet=False)
+    assert "stopped after iteration 1; --resume goes on from there" in capsys.readouterr().err
     weights = go([30.0, 10.0, 20.0, 20.0], resume=True)
     run = tmp_path / "run"
     assert len(weights) == 4
@@ -163,10 +164,32 @@ def test_how_often_a_run_is_evaluated(images, val, options, every):
     assert TrainConfig(**options).evaluation_interval(images, val) == every
 
 
-def test_patience_without_evaluations_is_refused(squashing, scenes, tiny_network, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "val", "words"),
+    [
+        ({}, False, "there is no val split"),
+        (
+            {"evaluate_every": None},
+            True,
+            "of the 9 iterations before the end 0 have .*expected 3 or more; give --evaluate-every 2,",
+        ),
+        (
+            {"evaluate_every": 3},
+            True,
+            "of the 9 iterations before the end 2 have .*expected 3 or more; give --evaluate-every 2,",
+        ),
+        ({"iterations": 3}, True, "of the 3 iterations before the end 2 have .*expected 3 or more; leave it out"),
+    ],
+)
+def test_patience_that_can_never_end_a_run_is_refused(options, val, words, squashing, scenes, tiny_network, tmp_path):
     model = MaskFrozenDetr.build(squashing, tiny_network)
-    for val, words in ((None, "there is no val split"), (scenes[1], "too short")):
-        config = replace(CONFIG, patience=2, evaluate_every=None)
-        with pytest.raises(UserError, match=f"patience: found 2, but .*{words}"):
-            train(model, scenes[0], val, tmp_path / "run", config, quiet=True)
+    config = replace(CONFIG, **{"iterations": 9, "patience": 2} | options)
+    with pytest.raises(UserError, match=f"patience: found 2, but {words}"):
+        train(model, scenes[0], scenes[1] if val else None, tmp_path / "run", config, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_least_often_that_patience_can_end_a_run(go, tmp_path):
+    """As often as the refusal says."""
+    go([30.0, 20.0, 10.0], replace(CONFIG, iterations=9, patience=2, evaluate_every=2))
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 6

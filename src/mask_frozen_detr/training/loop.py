@@ -7,7 +7,8 @@ additions round.
 """
 
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -115,7 +116,8 @@ def train(
                             rounds.draw(run)
             _leave_if_stopped(signals, run, progress)
             _keep(model, config, run, folder)
-            records.finish(run.step)
+            with _resumable(records, run):
+                records.finish(run.step)
             records.say_skipped(run.problems, len(dataset), train_data)
             records.report()
             folder.end()
@@ -166,8 +168,18 @@ def _backward(run: RunState, step_losses: nn.Module, pieces: list[Batch], normal
 
 def _evaluate(records: Records, run: RunState, signals: StopSignals) -> None:
     """An evaluation on the way, of the weights as they would be kept; a signal ends it at once."""
-    with run.evaluated(), signals.lifted():
+    with _resumable(records, run), run.evaluated(), signals.lifted():
         records.evaluate(run.step)
+
+
+@contextmanager
+def _resumable(records: Records, run: RunState) -> Iterator[None]:
+    """Around what ends at once, after a checkpoint: Ctrl-C is told what is left to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        records.progress.print(f"stopped after iteration {run.step}; --resume goes on from there")
+        raise
 
 
 def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device) -> nn.Module:

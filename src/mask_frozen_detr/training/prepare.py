@@ -53,11 +53,25 @@ def prepare(
         true, drawn, _ = count_masks(config.masks_from, dataset.images)
         model.supervision = Supervision(config.masks_from, true, drawn, config.rounds) if drawn else None
     every = 0 if val_data is None else config.evaluation_interval(len(dataset), len(val_data.images))
-    if config.patience and not every:
-        why = "there is no val split" if val_data is None else "the run is too short for evaluations on the way"
-        raise UserError(f"patience: found {config.patience}, but {why}; give --evaluate-every, or leave it out")
+    if config.patience:
+        _check_patience(config.patience, config.steps(len(dataset)), every, val_data)
     tracker_names(config.log)
     return replace(config, evaluate_every=every), dataset
+
+
+def _check_patience(patience: int, steps: int, every: int, val_data: CocoData | None) -> None:
+    """Raises UserError where a run of so many steps cannot stop early: the best one, too, is an evaluation."""
+    if val_data is None:
+        raise UserError(f"patience: found {patience}, but there is no val split; leave it out")
+    on_the_way = (steps - 1) // every if every else 0
+    if on_the_way > patience:
+        return
+    often_enough = (steps - 1) // (patience + 1)
+    remedy = f"give --evaluate-every {often_enough}, or leave it out" if often_enough else "leave it out"
+    raise UserError(
+        f"patience: found {patience}, but of the {steps:,} iterations before the end {on_the_way} have an evaluation "
+        f"after them, expected {patience + 1} or more; {remedy}"
+    )
 
 
 def _pseudo_masks(config: TrainConfig, output: Path, cache: FrozenCache | None) -> PseudoMasks | None:
