@@ -12,7 +12,7 @@ from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig
 from mask_frozen_detr.detectors import Detections, DetectorInfo, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge, collate_images
 from mask_frozen_detr.results.box_inputs import UNKNOWN
-from mask_frozen_detr.results.given_boxes import segment_boxes
+from mask_frozen_detr.results.given_boxes import answer_boxes
 from mask_frozen_detr.results.inference import segment
 
 # --- padded batches ---
@@ -124,9 +124,10 @@ def test_given_boxes_in_a_padded_batch(tiny_network):
         np.array(b, np.float32).reshape(-1, 4) for b in ([[5, 9, 60.5, 70], [0, 0, 120, 80]], [], [[9, 40, 90, 140]])
     ]
     labels = [[0, UNKNOWN], [], [2]]
-    together = segment_boxes(model.detector, model.network.eval(), *collate_images(tensors), sizes, boxes, labels)
-    assert [len(found) for found in together] == [2, 0, 1]
-    for image, its, names, found in zip(images, boxes, ([0, None], [], [2]), together, strict=True):
+    answers = answer_boxes(model.detector, model.network.eval(), *collate_images(tensors), sizes, boxes, labels)
+    assert [len(of_image.boxes) for of_image in answers] == [2, 0, 1]
+    for image, its, names, of_image in zip(images, boxes, ([0, None], [], [2]), answers, strict=True):
+        found = of_image.instances((image.height, image.width), model.class_names, False)
         alone = model.predict(image, boxes=its, labels=names)
         assert alone.labels.tolist() == found.labels.tolist()
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)

@@ -1,4 +1,4 @@
-"""More looks at given boxes: small ones from near, in pixels of the whole picture, and trust by the mirror."""
+"""More looks at given boxes: from near, and in the mirror, which also tells how far they are to be trusted."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mask_frozen_detr.results.careful_boxes import segment_carefully, surroundings
-from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.box_answers import BoxAnswers
+from mask_frozen_detr.results.careful_boxes import look_carefully, surroundings
 
 WIDTH, HEIGHT = 300, 200
 BOXES = np.array([[20, 30, 60, 50], [5, 10, 250, 190], [270, 150, 300, 200]], np.float32)
@@ -25,65 +24,68 @@ def picture() -> Image.Image:
 
 
 class Redness:
-    """A look that finds what is red in a box, and remembers the pictures it saw. blind: in the mirror."""
+    """A look that finds what is red in a box, 8 × 8, and remembers the pictures it saw.
 
-    def __init__(self, blind: bool = False):
+    blind: it misses the upper half of a box in these of its looks.
+    """
+
+    def __init__(self, blind: Sequence[int] = ()):
         self.blind = blind
         self.sizes: list[tuple[int, int]] = []
 
-    def __call__(self, image: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> Instances:
-        mirror = bool(self.sizes) and image.size == self.sizes[0]
+    def __call__(self, image: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> BoxAnswers:
+        masks = []
+        for box in boxes.tolist():
+            piece = image.resize((8, 8), Image.Resampling.NEAREST, (box[0], box[1], box[2], box[3]))
+            masks.append(np.asarray(piece)[:, :, 0] > 128)
+            if len(self.sizes) in self.blind:
+                masks[-1] = masks[-1] & (np.arange(8) >= 4)[:, None]
         self.sizes.append(image.size)
-        red = np.asarray(image)[:, :, 0] > 128
-        crops = []
-        for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
-            found = red[y1:y2, x1:x2].copy()
-            if self.blind and mirror:
-                found[: len(found) // 2] = False
-            crops.append(Crop(x1, y1, found))
         count = len(boxes)
-        return Instances(
+        return BoxAnswers(
             boxes=boxes,
-            scores=np.full(count, 0.8, np.float32),
-            class_scores=np.full(count, 0.5, np.float32),
             labels=np.array(labels, np.int64),
-            names=[str(label) for label in labels],
-            crops=crops,
-            height=image.height,
-            width=image.width,
-            probability_crops=[Crop(crop.x, crop.y, crop.values.astype(np.float32)) for crop in crops],
+            class_scores=np.full(count, 0.5, np.float32),
+            masks=np.stack(masks).astype(np.float32),
+            frames=boxes,
+            quality=np.full(count, 1 - 0.1 * len(self.sizes), np.float32),
+            trust=np.ones(count, np.float32),
         )
 
 
-def test_small_boxes_are_seen_from_near_and_lie_where_they_were():
+def test_all_but_large_boxes_are_seen_from_near_and_every_one_in_the_mirror():
     look, image = Redness(), picture()
-    found = segment_carefully(look, image, BOXES, [4, 5, 6])
+    found = look_carefully(look, image, BOXES, [4, 5, 6])
     assert look.sizes[:2] == [(WIDTH, HEIGHT)] * 2
-    assert len(look.sizes) == 4  # the second box is large
-    assert all(size < (WIDTH, HEIGHT) for size in look.sizes[2:])
-    red = np.asarray(image)[:, :, 0] > 128
-    for (x1, y1, x2, y2), mask, probability in zip(
-        BOXES.astype(int).tolist(), found.masks, found.probabilities, strict=True
-    ):
-        inside = np.zeros_like(red)
-        inside[y1:y2, x1:x2] = red[y1:y2, x1:x2]
-        assert np.array_equal(mask, inside)
-        assert np.array_equal(probability > 0.5, inside)
+    # The second box is large; the others are seen three times as wide as they are, and twice.
+    assert look.sizes[2:] == [(121, 121), (81, 81), (150, 150), (100, 100)]
+    assert np.array_equal(found.masks > 0.5, Redness()(image, BOXES, [4, 5, 6]).masks > 0.5)
     assert np.array_equal(found.boxes, BOXES)
     assert found.labels.tolist() == [4, 5, 6]
-    assert found.scores == pytest.approx([0.8] * 3)  # the mirror agrees
+    assert found.trust == pytest.approx([1] * 3)
+    assert found.quality == pytest.approx([0.65, 0.85, 0.45])  # of the pair that made the mask
+    instances = found.instances((HEIGHT, WIDTH), [str(label) for label in range(7)], False)
+    half = np.zeros((HEIGHT, WIDTH), bool)
+    half[30:50, 20:40] = True
+    assert np.array_equal(instances.masks[0], half)
+    assert instances.scores == pytest.approx([0.65, 0.85, 0.45])
 
 
-def test_what_the_mirror_does_not_see_scores_less():
-    found = segment_carefully(Redness(blind=True), picture(), BOXES[:1], [0])
-    assert found.scores == pytest.approx([0.8 * 0.5**0.5])
-    assert found.masks.sum() == 20 * 20
+@pytest.mark.parametrize(
+    ("blind", "trust"),
+    [((1,), 0.5**0.25), ((3,), 0.5**0.25), ((1, 2), 0.5**0.5), ((0, 1), 1.0)],
+)
+def test_what_two_looks_do_not_agree_on_is_trusted_less(blind: tuple[int, ...], trust: float):
+    """Looks 0 and 1 are at the whole picture, 2 and 3 from near, the latter of each in the mirror."""
+    found = look_carefully(Redness(blind), picture(), BOXES[:1], [0])
+    assert found.trust == pytest.approx([trust])
 
 
-def test_no_boxes():
-    look = Redness()
-    assert len(segment_carefully(look, picture(), BOXES[:0], [])) == 0
-    assert len(look.sizes) == 1
+def test_a_large_box_is_the_mean_of_two_looks():
+    found = look_carefully(Redness(blind=(1,)), picture(), BOXES[1:2], [0])
+    whole = Redness()(picture(), BOXES[1:2], [0]).masks
+    assert np.array_equal(found.masks[0, 4:], whole[0, 4:])
+    assert np.array_equal(found.masks[0, :4], whole[0, :4] / 2)
 
 
 @pytest.mark.parametrize(
@@ -96,4 +98,4 @@ def test_no_boxes():
     ],
 )
 def test_surroundings_stay_within_the_picture(box: tuple[int, ...], expected: tuple[int, ...]):
-    assert surroundings(np.array(box, np.float32), WIDTH, HEIGHT) == expected
+    assert surroundings(np.array(box, np.float32), WIDTH, HEIGHT, 2.0) == expected

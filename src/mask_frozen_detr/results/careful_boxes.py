@@ -1,8 +1,11 @@
-"""Masks in given boxes with more looks at the picture: small objects from near, and each in the mirror.
+"""Masks in given boxes with more looks at the picture: each in the mirror, and all but large objects from near.
 
 A detector looks at the whole picture at a size of its own, in which a small object is a few cells of its maps. Cut out
-with its surroundings it fills them, and its mask is better by several points of IoU. The mirrored picture tells how far
-the masks are to be trusted: where the two disagree, one of them is wrong. Figures: benchmarks/given_boxes.py.
+with its surroundings it fills them, and its mask is better by several points of IoU; so is the mean of two looks, one
+of them in the mirror. Where the two disagree, one of them is wrong: so they tell how far a mask is to be trusted.
+Figures: benchmarks/given_boxes.py.
+
+Letters: N boxes, r side of a mask.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,54 +14,59 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.assemble import MASK_THRESHOLD
+from mask_frozen_detr.results.box_answers import BoxAnswers
 
-Look = Callable[[Image.Image, np.ndarray, Sequence[int]], Instances]  # a picture, its boxes and their labels
+Look = Callable[[Image.Image, np.ndarray, Sequence[int]], BoxAnswers]  # a picture, its boxes and their labels
 
-NEAR_BELOW = 0.35  # of the picture's sides: larger boxes gain nothing from a nearer look
-AROUND = 2.0  # the side of what is cut out, in longer sides of the box
+NEAR_BELOW = 0.6  # of the picture's sides: larger boxes gain nothing from a nearer look
+# The side of what is cut out, in longer sides of the box. Two looks of different width teach more than two of one.
+AROUND, AROUND_IN_THE_MIRROR = 3.0, 2.0
 SMALLEST_PIECE = 64  # pixels of that side at least
 
 
-def segment_carefully(look: Look, image: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> Instances:
-    """What `look` finds in `boxes` (N, 4), x1, y1, x2, y2 in pixels of `image`, with a nearer look at small ones.
+def look_carefully(look: Look, image: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> BoxAnswers:
+    """What `look` finds in `boxes` (N, 4), N > 0, x1, y1, x2, y2 in pixels of `image`, as the mean of two
+    looks.
 
-    `scores` are lowered by the root of the overlap with the mirrored picture's masks. One look at the picture, one at
-    the mirrored picture, and one for each small box.
+    One look at the picture, one at the mirrored picture, and two for each box that is not large, which are taken in
+    their place. `trust` is the root of the overlap of a pair's masks; of two pairs, the root of their product.
     """
     plain = look(image, boxes, labels)
-    if not len(boxes):
-        return plain
-    mirrored = look(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), _mirror(boxes, image.width), labels)
-    agreement = [
-        _overlap(one, _turned(other, image.width)) for one, other in zip(plain.crops, mirrored.crops, strict=True)
-    ]
+    mirrored = look(*_mirror(image, boxes), labels)
+    answers = _pair(plain, mirrored)
     near = ((boxes[:, 2:] - boxes[:, :2]) / [image.width, image.height]).max(1) < NEAR_BELOW
-    looked_at = [_from_near(look, image, boxes[k], labels[k]) if near[k] else plain[k] for k in range(len(boxes))]
-    joined = Instances.joined(looked_at)
-    return replace(joined, scores=(joined.scores * np.sqrt(agreement)).astype(np.float32))
+    for k in np.flatnonzero(near):
+        piece, box = cut_out(image, boxes[k], AROUND)
+        turned, turned_box = _mirror(*cut_out(image, boxes[k], AROUND_IN_THE_MIRROR))
+        closer = _pair(look(piece, box, [labels[k]]), look(turned, turned_box, [labels[k]]))
+        answers.masks[k] = closer.masks[0]
+        answers.trust[k] = np.sqrt(answers.trust[k] * closer.trust[0])
+        if answers.quality is not None and closer.quality is not None:
+            answers.quality[k] = closer.quality[0]
+    return answers
 
 
-def _from_near(look: Look, image: Image.Image, box: np.ndarray, label: int) -> Instances:
-    """A box in a piece of the picture, given in pixels of the whole."""
-    left, top, right, bottom = surroundings(box, image.width, image.height)
-    corner = np.array([left, top, left, top], np.float32)
-    near = look(image.crop((left, top, right, bottom)), box[None] - corner, [label])
-    return replace(
-        near,
-        boxes=box[None],
-        crops=_moved(near.crops, left, top),
-        probability_crops=None if near.probability_crops is None else _moved(near.probability_crops, left, top),
-        height=image.height,
-        width=image.width,
-    )
+def _pair(plain: BoxAnswers, mirrored: BoxAnswers) -> BoxAnswers:
+    """The mean of a look and of one in the mirror, of the same boxes in the same frames."""
+    turned = mirrored.masks[:, :, ::-1]
+    quality = None
+    if plain.quality is not None and mirrored.quality is not None:
+        quality = (plain.quality + mirrored.quality) / 2
+    trust = np.sqrt(_overlaps(plain.masks > MASK_THRESHOLD, turned > MASK_THRESHOLD))
+    return replace(plain, masks=(plain.masks + turned) / 2, quality=quality, trust=trust)
 
 
-def surroundings(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+def cut_out(image: Image.Image, box: np.ndarray, around: float) -> tuple[Image.Image, np.ndarray]:
+    """A box (4,) with its surroundings: the piece of the picture, and the box in it, (1, 4)."""
+    left, top, right, bottom = surroundings(box, image.width, image.height, around)
+    return image.crop((left, top, right, bottom)), box[None] - np.array([left, top, left, top], np.float32)
+
+
+def surroundings(box: np.ndarray, width: int, height: int, around: float) -> tuple[int, int, int, int]:
     """A square around a box x1, y1, x2, y2, moved into the picture and cut to it: left, top, right, bottom."""
     x1, y1, x2, y2 = box.tolist()
-    side = max(AROUND * max(x2 - x1, y2 - y1), SMALLEST_PIECE)
+    side = max(around * max(x2 - x1, y2 - y1), SMALLEST_PIECE)
     edges = []
     for low, high, length in ((x1, x2, width), (y1, y2, height)):
         extent = min(side, length)
@@ -68,28 +76,12 @@ def surroundings(box: np.ndarray, width: int, height: int) -> tuple[int, int, in
     return left, top, right, bottom
 
 
-def _moved(crops: Sequence[Crop], right: int, down: int) -> list[Crop]:
-    return [Crop(one.x + right, one.y + down, one.values) for one in crops]
+def _mirror(image: Image.Image, boxes: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+    flipped = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], 1)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), flipped.astype(np.float32)
 
 
-def _mirror(boxes: np.ndarray, width: int) -> np.ndarray:
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1).astype(np.float32)
-
-
-def _turned(crop: Crop, width: int) -> Crop:
-    """A mask of the mirrored picture, in the picture."""
-    return Crop(width - crop.x - crop.values.shape[1], crop.y, crop.values[:, ::-1])
-
-
-def _overlap(one: Crop, other: Crop) -> float:
-    """IoU of two binary masks; 0 where both are empty."""
-    (h, w), (other_h, other_w) = one.values.shape, other.values.shape
-    left, top = max(one.x, other.x), max(one.y, other.y)
-    right, bottom = min(one.x + w, other.x + other_w), min(one.y + h, other.y + other_h)
-    shared = 0
-    if left < right and top < bottom:
-        first = one.values[top - one.y : bottom - one.y, left - one.x : right - one.x]
-        second = other.values[top - other.y : bottom - other.y, left - other.x : right - other.x]
-        shared = int(np.count_nonzero(first & second))
-    union = np.count_nonzero(one.values) + np.count_nonzero(other.values) - shared
-    return shared / union if union else 0.0
+def _overlaps(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """IoU of binary masks (N, r, r), one by one: (N,); 0 where both are empty."""
+    shared = np.count_nonzero(ours & theirs, axis=(1, 2))
+    return shared / np.maximum(np.count_nonzero(ours | theirs, axis=(1, 2)), 1)

@@ -6,7 +6,6 @@ Letters: B images, Q queries, K classes, N boxes of an image, M boxes over all i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.ops.padding import extents
-from mask_frozen_detr.results.assemble import MASK_THRESHOLD
+from mask_frozen_detr.results.box_answers import BoxAnswers
 from mask_frozen_detr.results.box_inputs import UNKNOWN
-from mask_frozen_detr.results.careful_boxes import segment_carefully
+from mask_frozen_detr.results.careful_boxes import look_carefully
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.paste import mask_confidence, paste_probabilities
 
 CLASS_WEIGHT = 0.25  # of the class's probability beside the overlap
 
@@ -62,7 +60,7 @@ def _overlaps(candidates: Tensor, boxes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def segment_boxes(
+def answer_boxes(
     detector: FrozenDetector,
     network: MaskNetwork,
     pixel_values: Tensor,
@@ -70,22 +68,16 @@ def segment_boxes(
     sizes: Sequence[tuple[int, int]],
     boxes: Sequence[np.ndarray],
     labels: Sequence[Sequence[int]],
-    keep_probabilities: bool = False,
-    class_names: Sequence[str] | None = None,
-) -> list[Instances]:
-    """Masks in given boxes of a batch, in their order.
+) -> list[BoxAnswers]:
+    """Masks in given boxes of each image of a batch, in their order.
 
     pixel_values (B, 3, H, W), pixel_mask (B, H, W), best on the host; sizes: (height, width) of the B original
     images. boxes: of each image (N, 4) float32 x1, y1, x2, y2 in its pixels, as `check_boxes` gives them.
-    labels: of each image N class indices, or `UNKNOWN`: then the chosen query's best class is the instance's.
+    labels: of each image N class indices, or `UNKNOWN`: then the chosen query's best class is the box's.
 
-    `scores` say how good the masks are, without the class: the predicted IoU of equation 12, or the mean probability
-    within the mask. `class_scores` are the chosen queries' for the class.
-    Raises FloatingPointError where scores or masks are not numbers.
+    `quality` is the predicted IoU of equation 12 for the class; `class_scores` are the chosen queries' for it.
     """
     counts = [len(of_image) for of_image in boxes]
-    if not sum(counts):
-        return [Instances.empty(height, width) for height, width in sizes]
     detections = detector(pixel_values, pixel_mask)
     image_index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(counts))
     original = torch.tensor([(width, height) for height, width in sizes])
@@ -98,68 +90,17 @@ def segment_boxes(
     scores = rule.scores(detections.logits.float()).cpu()[image_index, query_index]  # (M, K)
     classes = torch.where(wanted == UNKNOWN, scores.argmax(1), wanted)
     scale = (original / extents(pixel_mask).cpu()).repeat(1, 2)[image_index]
-    answers = _Answers(
+    answers = BoxAnswers(
         boxes=corners.numpy(),
         labels=classes.numpy(),
         class_scores=scores.gather(1, classes[:, None])[:, 0].numpy(),
-        quality=None if output.iou is None else output.iou.float().cpu().gather(1, classes[:, None])[:, 0].numpy(),
         masks=output.logits.float().sigmoid().cpu().numpy(),
         frames=(output.frames.float().cpu() * scale).numpy(),
+        quality=None if output.iou is None else output.iou.float().cpu().gather(1, classes[:, None])[:, 0].numpy(),
+        trust=np.ones(len(corners), np.float32),
     )
     ends = np.cumsum(counts).tolist()
-    names = class_names or detector.info.class_names
-    return [
-        answers.part(end - count, end).instances(size, names, keep_probabilities)
-        for size, count, end in zip(sizes, counts, ends, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What the networks say of M boxes. quality: predicted IoUs, None of a network that predicts none.
-
-    boxes (M, 4) and frames (M, 4), where masks lie, as x1, y1, x2, y2 in the image's pixels; masks (M, r, r)
-    probabilities.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    class_scores: np.ndarray
-    quality: np.ndarray | None
-    masks: np.ndarray
-    frames: np.ndarray
-
-    def part(self, start: int, end: int) -> "_Answers":
-        """Of the boxes from `start` up to `end`."""
-        where = slice(start, end)
-        quality = None if self.quality is None else self.quality[where]
-        scores, masks, frames = self.class_scores[where], self.masks[where], self.frames[where]
-        return _Answers(self.boxes[where], self.labels[where], scores, quality, masks, frames)
-
-    def instances(self, size: tuple[int, int], names: Sequence[str], keep_probabilities: bool) -> Instances:
-        """Of one image of `size` (height, width). Raises FloatingPointError as `segment_boxes`."""
-        crops, confidence, probabilities = [], [], []
-        for mask, frame, box in zip(self.masks, self.frames, self.boxes.tolist(), strict=True):
-            pasted = paste_probabilities(mask, frame, *size).within(*box)  # one at a time: all of them are large
-            crops.append(pasted.above(MASK_THRESHOLD))
-            if self.quality is None:
-                confidence.append(mask_confidence(pasted, MASK_THRESHOLD))
-            if keep_probabilities:
-                probabilities.append(pasted)
-        instances = Instances(
-            boxes=self.boxes,
-            scores=np.array(confidence, dtype=np.float32) if self.quality is None else self.quality,
-            class_scores=self.class_scores,
-            labels=self.labels,
-            names=[names[label] or str(label) for label in self.labels],
-            crops=crops,
-            height=size[0],
-            width=size[1],
-            probability_crops=probabilities if keep_probabilities else None,
-        )
-        if np.isnan(instances.scores).any() or np.isnan(instances.class_scores).any():
-            raise FloatingPointError("the masks' or the classes' scores are not numbers (NaN)")
-        return instances
+    return [answers.part(end - count, end) for count, end in zip(counts, ends, strict=True)]
 
 
 def look_into_boxes(
@@ -172,22 +113,22 @@ def look_into_boxes(
     keep_probabilities: bool = False,
     careful: bool = False,
 ) -> Instances:
-    """`segment_boxes` for one RGB picture, on the detector's device. careful: as `segment_carefully` looks."""
+    """Masks in given boxes (N, 4) of one RGB picture, on the detector's device, in their order.
+
+    careful: as `look_carefully` looks. Scores say how good the masks are, without the class: the predicted IoU, or
+    the mean probability within the mask, times `BoxAnswers.trust`. Raises FloatingPointError where scores are not
+    numbers.
+    """
+    size = picture.height, picture.width
+    if not len(boxes):
+        return Instances.empty(*size)
     network.eval()
     device = next(detector.parameters()).device
 
-    def look(picture: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> Instances:
+    def look(picture: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> BoxAnswers:
         pixel_values, pixel_mask = collate_images([detector.info.preprocessing(picture)])
-        return segment_boxes(
-            detector,
-            network,
-            send(pixel_values, device),
-            pixel_mask,
-            [(picture.height, picture.width)],
-            [boxes],
-            [labels],
-            keep_probabilities,
-            class_names,
-        )[0]
+        sizes = [(picture.height, picture.width)]
+        return answer_boxes(detector, network, send(pixel_values, device), pixel_mask, sizes, [boxes], [labels])[0]
 
-    return segment_carefully(look, picture, boxes, labels) if careful else look(picture, boxes, labels)
+    answers = look_carefully(look, picture, boxes, labels) if careful else look(picture, boxes, labels)
+    return answers.instances(size, class_names, keep_probabilities)
