@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BLOCK = 2**20  # numbers that are computed at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Crop:
@@ -94,7 +96,11 @@ def _blend(cells: np.ndarray, before: np.ndarray, fraction: np.ndarray) -> np.nd
     """
     step = np.zeros_like(cells)
     np.subtract(cells[1:], cells[:-1], out=step[:-1])
-    blended = step.take(before, axis=0)  # (n, k)
-    blended *= fraction[:, None]
-    blended += cells.take(before, axis=0)
+    blended = np.empty((len(before), cells.shape[1]), cells.dtype)  # (n, k)
+    rows = max(1, BLOCK // max(1, cells.shape[1]))
+    for start in range(0, len(before), rows):  # or a mask of 80 megapixels would take 320 MB twice
+        part = slice(start, start + rows)
+        np.take(step, before[part], axis=0, out=blended[part], mode="clip")  # other modes copy
+        blended[part] *= fraction[part, None]
+        blended[part] += cells.take(before[part], axis=0)
     return blended
