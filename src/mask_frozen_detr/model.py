@@ -269,8 +269,8 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
             and `scores` tell how good the masks are (see `results.given_boxes`).
         labels: of these boxes, class indices or names, None where unknown; a name that the detector does not know stays
             as it is, with the label -1. Of several images a list with an entry each.
-        careful: of given boxes, look at small ones from near and at all in the mirror: better masks, and scores that
-            tell more, for two forward passes of the detector an image and one a small box.
+        careful: of given boxes, look twice, once in the mirror, and at all but large ones from near: better masks, and
+            scores that tell more, for two forward passes of the detector an image and two a box that is not large.
         """
         if boxes is not None or labels is not None:
             return self._predict_given(images, boxes, labels, probabilities, careful)

@@ -33,7 +33,7 @@ class Annotate:
     redraw_rectangles: bool = False
     # List so many of the most doubtful masks, worst first: a page with pictures, and files for labelling tools.
     review: int = 0
-    # Look at small boxes from near and at each picture in its mirror: better masks for more time.
+    # Look twice, once in the mirror, and at all but large boxes from near: better masks for more time.
     careful: bool = True
     # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
     device: str | None = None

@@ -4,7 +4,7 @@ Letters: M boxes, r side of a mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,8 +32,16 @@ class BoxAnswers:
 
     def part(self, start: int, end: int) -> "BoxAnswers":
         """Of the boxes from `start` up to `end`."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return BoxAnswers(**{name: None if values is None else values[start:end] for name, values in parts.items()})
+        where = slice(start, end)
+        return BoxAnswers(
+            self.boxes[where],
+            self.labels[where],
+            self.class_scores[where],
+            self.masks[where],
+            self.frames[where],
+            None if self.quality is None else self.quality[where],
+            self.trust[where],
+        )
 
     def instances(self, size: tuple[int, int], names: Sequence[str], keep_probabilities: bool) -> Instances:
         """Of one image of `size` (height, width), masks cut to their boxes.

@@ -36,7 +36,7 @@ def look_carefully(look: Look, image: Image.Image, boxes: np.ndarray, labels: Se
     mirrored = look(*_mirror(image, boxes), labels)
     answers = _pair(plain, mirrored)
     near = ((boxes[:, 2:] - boxes[:, :2]) / [image.width, image.height]).max(1) < NEAR_BELOW
-    for k in np.flatnonzero(near):
+    for k in np.flatnonzero(near).tolist():
         piece, box = cut_out(image, boxes[k], AROUND)
         turned, turned_box = _mirror(*cut_out(image, boxes[k], AROUND_IN_THE_MIRROR))
         closer = _pair(look(piece, box, [labels[k]]), look(turned, turned_box, [labels[k]]))
