@@ -33,7 +33,7 @@ test: $(INSTALLED)  ## the tests, on a CPU
 	$(TESTS) -m "not slow"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes as well
-	$(TESTS)
+	$(TESTS) --timeout 1200
 
 test-lowest: pyproject.toml  ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv $(LOWEST)

@@ -20,7 +20,7 @@ from mask_frozen_detr.cli import main
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
 from mask_frozen_detr.evaluation import Measured, measure
 from mask_frozen_detr.report import figures
-from mask_frozen_detr.report.history import read_history
+from mask_frozen_detr.report.history import History, read_history
 from mask_frozen_detr.report.page import write_report
 from mask_frozen_detr.training.config import AugmentConfig
 
@@ -161,6 +161,21 @@ def test_the_page_of_a_run(run):
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in found.all("img"))
     assert "report.html" in json.loads((run / "training.json").read_text())["files"]
     assert (run / "report.html").stat().st_size < 16e6
+
+
+def test_a_run_that_stopped_early(measured, tmp_path):
+    """Between two lines of metrics; its last evaluation is of all val images, those before of some."""
+    some, whole = replace(measured.evaluation, images=2), replace(measured.evaluation, images=3)
+    best = replace(whole, mask={**whole.mask, "AP": 12.34})
+    history = History([{"step": 20, "loss": 1.0}], {10: some, 20: some, 25: whole}, {}, 10, best)
+    words = " ".join(Elements(write_report(tmp_path, "run", measured, history).read_text()).words)
+    assert "25 iterations" in words
+    assert "The best weights are those of iteration 10, in best/: mask AP 12.3 of 3 images." in words
+    curves = figures.ap_curves(history)
+    assert curves is not None
+    for curve in curves.data:
+        assert list(curve.x) == [10, 20, 25, 25]
+        assert [value is None for value in curve.y] == [False, False, True, False], "a gap, since images differ"
 
 
 def test_names_are_never_markup(hostile, measured):

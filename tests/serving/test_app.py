@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def address(model) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(build_site(model), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    while thread.is_alive() and not server.started:
+        time.sleep(0.05)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join(20)
@@ -86,6 +89,13 @@ def test_a_picture_its_masks_a_drawn_box_and_files(page, model, scenes, tmp_path
     page.reload()
     page.locator("input[type=file]").set_input_files(photo)
     told(page, expected.summary())  # one bad picture does not end it
+
+
+def test_an_upload_that_is_too_large_ends_nothing(address):
+    httpx = pytest.importorskip("httpx")
+    for size, code in ((27_000_000, 413), (1000, 200)):
+        files = {"files": ("picture.png", bytes(size))}
+        assert httpx.post(f"{address}/gradio_api/upload", files=files, timeout=120).status_code == code
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", None), ("192.0.2.1", 7860), ("no host", 7860)])

@@ -66,17 +66,22 @@ def iou_curve(history: History) -> "Figure | None":
 
 
 def ap_curves(history: History) -> "Figure | None":
-    """Box and mask AP of the run's evaluations, by iteration; None without any."""
+    """Box and mask AP of the run's evaluations, by iteration; None without any.
+
+    No line joins evaluations of different numbers of images: what is between them is no change of the masks.
+    """
     if not history.evaluations:
         return None
+    shown: list[tuple[int, Evaluation | None]] = []
+    for step, one in history.evaluations.items():
+        before = shown[-1][1] if shown else None
+        shown += [(step, None)] if before is not None and before.images != one.images else []
+        shown.append((step, one))
     figure = _figure("iteration", "AP")
-    steps = list(history.evaluations)
-    for name, colour, figures in (
-        ("box AP", BOX, [one.box for one in history.evaluations.values()]),
-        ("mask AP", MASK, [one.mask for one in history.evaluations.values()]),
-    ):
-        values = [_number(one["AP"]) for one in figures]
-        figure.add_scatter(x=steps, y=values, name=name, mode="lines+markers", line_color=colour)
+    for name, colour in (("box", BOX), ("mask", MASK)):
+        values = [None if one is None else _number((one.box if name == "box" else one.mask)["AP"]) for _, one in shown]
+        steps = [step for step, _ in shown]
+        figure.add_scatter(x=steps, y=values, name=f"{name} AP", mode="lines+markers", line_color=colour)
     figure.update_yaxes(rangemode="tozero")
     return figure
 

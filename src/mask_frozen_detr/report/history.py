@@ -20,7 +20,7 @@ NO_OPTIONS = {"files", "checksum", "run", "class_names", "preprocessing"}  # of 
 
 @dataclass(frozen=True)
 class History:
-    """metrics: the lines of metrics.jsonl. evaluations: by step. best_step: of the weights in best/.
+    """metrics: the lines of metrics.jsonl. evaluations: by step. best_step, best: of the weights in best/.
 
     options: by name, those of a part as "network: mask_width".
     """
@@ -29,6 +29,12 @@ class History:
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     best_step: int | None = None
+    best: Evaluation | None = None
+
+    @property
+    def last_step(self) -> int:
+        """After which the run ended, as far as it tells: one that stops early need not do so at a line of metrics."""
+        return max([*(line["step"] for line in self.metrics[-1:]), *self.evaluations], default=0)
 
 
 def read_history(folder: Path) -> History:
@@ -46,6 +52,7 @@ def read_history(folder: Path) -> History:
         dict(sorted(evaluations.items())),
         _flat(options | ({"network": network} if network else {})),
         _tolerant(None, lambda: read_json_object(folder / BEST_EVALUATION).get("step")),
+        _tolerant(None, lambda: read_evaluation(folder / BEST_EVALUATION)),
     )
 
 

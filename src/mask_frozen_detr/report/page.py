@@ -56,7 +56,7 @@ def _summary(measured: Measured | None, history: History) -> str:
         cards += [card("mask / box", ratio_text(mask, box)), card("images", f"{measured.evaluation.images:,}")]
     if history.metrics:
         last = history.metrics[-1]
-        cards.append(card("iterations", f"{last['step']:,}"))
+        cards.append(card("iterations", f"{history.last_step:,}"))
         for key, named, places in (
             ("device_hours", "hours of training", 2),
             ("images_per_second", "images a second", 1),
@@ -68,10 +68,10 @@ def _summary(measured: Measured | None, history: History) -> str:
     if measured is not None:
         lines = [measured.evaluation.coverage(), measured.evaluation.supervision]
         said += "".join(f'<p class="quiet">{page_text(line)}</p>' for line in lines if line)
-    if history.best_step is not None and history.metrics and history.best_step != history.metrics[-1]["step"]:
-        best = history.evaluations.get(history.best_step)
-        value = "" if best is None else f" (mask AP {figure_text(best.mask['AP'])} when it was chosen)"
-        said += f"<p>The best weights are those of iteration {history.best_step}{value}, in best/.</p>"
+    if history.best_step is not None and history.metrics and history.best_step != history.last_step:
+        best = history.best
+        value = "" if best is None else f": mask AP {figure_text(best.mask['AP'])} of {best.images:,} images"
+        said += f"<p>The best weights are those of iteration {history.best_step:,}, in best/{value}.</p>"
     return f'<div class="cards">{"".join(cards)}</div>{said}'
 
 
