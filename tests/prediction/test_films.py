@@ -195,6 +195,19 @@ def test_one_bad_film_costs_no_other(squashing_folder, tmp_path, capsys):
     assert main(["predict", str(squashing_folder), str(bad), str(bad), "--output", str(tmp_path / "other")]) == 2
 
 
+def test_a_pattern_of_films(squashing_folder, tmp_path, capsys):
+    for name in ("a1.mp4", "a2.mp4", "a[1].mkv"):
+        write_film(tmp_path / name, 1)
+    words = ["predict", str(squashing_folder), "--output", str(tmp_path / "out")]
+    assert main([*words, str(tmp_path / "a?.mp4"), str(tmp_path / "a[1].mkv")]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"a1.jsonl", "a2.jsonl", "a[1].jsonl"}
+    (tmp_path / "b.mp4").write_bytes(b"no film")
+    (tmp_path / "c.mp4").write_bytes(b"no film")
+    assert main([*words, str(tmp_path / "[bc].mp4")]) == 2
+    assert "no film could be used" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "z*.mp4")]) == 2
+
+
 @pytest.mark.parametrize("option", ["--format=yolo", "--probability-maps"])
 def test_what_films_do_not_give_is_refused(option, tmp_path, capsys):
     film = write_film(tmp_path / "film.mp4", 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Predict:
         from mask_frozen_detr.prediction.files import predict_files
         from mask_frozen_detr.prediction.films import is_film
 
-        films = [Path(name) for name in self.images if is_film(name)]
+        films = [film for name in self.images if is_film(name) for film in _matching(name)]
         pictures = [name for name in self.images if not is_film(name)]
         self._check_kinds(films, pictures)
         model, computing = load_predictor(
@@ -123,7 +124,7 @@ class Predict:
 
         Raises UserError where there is nothing but bad films.
         """
-        from mask_frozen_detr.prediction.films import predict_film
+        from mask_frozen_detr.prediction.films import is_film, predict_film
 
         options = (self.score_threshold, self.max_detections, classes, self.font, self.track, self.overlays)
         reports: list[str] = []
@@ -134,6 +135,12 @@ class Predict:
             except Exception as error:
                 faults.append(str(error) if isinstance(error, UserError) else f"{film}: {reason(error)}")
                 reports.append(f"skipped: {faults[-1]}")
-        if len(faults) == len(self.images):
+        if len(faults) == len(films) and all(map(is_film, self.images)):
             raise UserError(faults[0] if len(faults) == 1 else "\n".join(["no film could be used:", *reports]))
         return reports
+
+
+def _matching(name: str) -> list[Path]:
+    """The films that a pattern stands for; a name that matches none is a film's own, missed where it is opened."""
+    found = [] if Path(name).exists() else sorted(glob(name, recursive=True))
+    return [Path(film) for film in found or [name]]
