@@ -57,7 +57,7 @@ METRICS = metric_names()
 class Measured:
     """An evaluation, and what it was made from.
 
-    classes: which detector class is which category. images: those that the figures are of. found: COCO results with
+    classes: which detector class is which category. images: those that the figures are of. entries: COCO results with
     boxes, masks and both scores: "score" is the mask's, "class_score" the detector's.
     """
 
@@ -65,7 +65,7 @@ class Measured:
     classes: ClassMap
     categories: dict[int, str]
     images: list[ImageRecord]
-    found: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
     box: Scores
     mask: Scores
 
@@ -144,14 +144,9 @@ def measure(
     run = _Run(model, classes, max_detections, score_threshold)
     run.over(share, batch, workers, report)
     entries, unused = _gathered(run, data.images)
-    problems = [problem for _, problem in unused]
-    if len(problems) == len(data.images):
-        raise UserError(f"{data.annotation_file}: not one image can be read, the first: {problems[0]}")
-    skipped = {image_id for image_id, _ in unused}
-    images = [record for record in data.images if record.id not in skipped]
+    images = _used(data, unused)
     if results_file is not None and state.is_main_process:
-        for path, kind in zip(results_files(results_file), KINDS, strict=True):
-            write_json_atomic(path, coco_results(entries, kind), indent=None)
+        _write_results(results_file, entries)
     box, mask = (
         score(
             coco_truth(images, data.categories, classes.index_of, kind),
@@ -161,8 +156,7 @@ def measure(
         )
         for kind in KINDS
     )
-    faults = data.left_out()
-    missing = faults.pop(MISSING_PICTURE, 0) + faults.pop(UNREADABLE_PICTURE, 0)
+    left_out = _left_out(data, images, classes)
     evaluation = Evaluation(
         box=box.figures,
         mask=mask.figures,
@@ -171,9 +165,9 @@ def measure(
         images=len(images),
         seconds=time.perf_counter() - start,
         classes=classes.summary(),
-        problems=problems,
-        images_in_all=len(data.images) + missing,
-        left_out=_left_out(images, classes, missing, len(problems), faults),
+        problems=[problem for _, problem in unused],
+        images_in_all=len(data.images) + left_out.missing_images,
+        left_out=left_out,
         categories_without_class=list(classes.unmatched_categories),
         max_detections=max_detections,
         score_threshold=score_threshold,
@@ -281,14 +275,28 @@ def _gathered(run: _Run, images: Sequence[ImageRecord]) -> tuple[list[dict[str, 
     return entries, sorted(gather_object(run.unused), key=lambda pair: place[pair[0]])
 
 
-def _left_out(
-    images: list[ImageRecord], classes: ClassMap, missing: int, unreadable: int, faults: dict[str, int]
-) -> LeftOut:
+def _used(data: CocoData, unused: Sequence[tuple[int, str]]) -> list[ImageRecord]:
+    """The images that the figures are of. Raises UserError where there is none."""
+    if len(unused) == len(data.images):
+        raise UserError(f"{data.annotation_file}: not one image can be read, the first: {unused[0][1]}")
+    skipped = {image_id for image_id, _ in unused}
+    return [record for record in data.images if record.id not in skipped]
+
+
+def _write_results(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    for file, kind in zip(results_files(path), KINDS, strict=True):
+        write_json_atomic(file, coco_results(entries, kind), indent=None)
+
+
+def _left_out(data: CocoData, images: Sequence[ImageRecord], classes: ClassMap) -> LeftOut:
+    """What the figures, of `images` alone, say nothing about."""
+    faults = data.left_out()
+    missing = faults.pop(MISSING_PICTURE, 0) + faults.pop(UNREADABLE_PICTURE, 0)
     annotations = [a for record in images for a in record.annotations]
     scored = [a for a in annotations if a.category_id in classes.index_of]
     return LeftOut(
         missing,
-        unreadable,
+        len(data.images) - len(images),
         dict(faults),
         len(annotations) - len(scored),
         sum(a.segmentation is None for a in scored),

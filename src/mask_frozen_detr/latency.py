@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import peak_memory, processor_name, send
@@ -26,6 +27,7 @@ from mask_frozen_detr.results.paste import Crop, paste_probabilities
 from mask_frozen_detr.results.rle import crop_to_rle
 
 BOXES = (10, 50, 100)
+Drawn = tuple[np.ndarray, np.ndarray]  # probabilities (M, r, r), and their frames (M, 4) in pixels of the picture
 SLOW_PART = 0.15  # of the detector's time: from there on a part is worth a word
 
 
@@ -86,39 +88,19 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
         raise UserError("benchmark: found no picture, expected at least one")
     if rounds < 1:
         raise UserError(f"rounds: found {rounds}, expected at least 1")
-    model.eval()
-    preprocessing, device = model.detector.info.preprocessing, model.device
-    inputs = [collate_images([preprocessing(picture)]) for picture in pictures]
-    on_device = [(send(pixels, device), mask) for pixels, mask in inputs]
-    detected = [model.detector(pixels, mask) for pixels, mask in on_device]
-    best = [one.logits.float().max(-1).values[0].argsort(descending=True).cpu() for one in detected]
-
-    def masks(count: int) -> list[MaskOutput]:
-        outputs = []
-        for detections, queries, (_, mask) in zip(detected, best, inputs, strict=True):
-            chosen = queries[:count].sort().values
-            outputs.append(model.network(detections, mask, torch.zeros_like(chosen), chosen))
-        return outputs
-
-    counts = sorted({min(count, *(len(queries) for queries in best)) for count in BOXES})
-    works: dict[str, Callable[[], Any]] = {
-        "preprocessing": lambda: [preprocessing(picture) for picture in pictures],
-        "detector": lambda: [model.detector(pixels, mask) for pixels, mask in on_device],
-        **{f"masks {count}": partial(masks, count) for count in counts},
+    work = _Work(model.eval(), pictures)
+    counts = sorted({min(count, work.queries) for count in BOXES})
+    drawn = work.drawn(counts[-1])
+    parts: dict[str, Callable[[], Any]] = {
+        "preprocessing": work.prepare,
+        "detector": work.detect,
+        **{f"masks {count}": partial(work.masks, count) for count in counts},
+        "pasting": partial(work.paste, drawn),
+        "encoding": partial(work.encode, work.paste(drawn)),
     }
-    drawn = [
-        _in_pixels(output, pixels, picture)
-        for output, (pixels, _), picture in zip(masks(counts[-1]), inputs, pictures, strict=True)
-    ]
-    pasted = [_paste(*one, picture) for one, picture in zip(drawn, pictures, strict=True)]
-    works["pasting"] = lambda: [_paste(*one, picture) for one, picture in zip(drawn, pictures, strict=True)]
-    works["encoding"] = lambda: [
-        [crop_to_rle(crop, one.height, one.width) for crop in crops]
-        for crops, one in zip(pasted, pictures, strict=True)
-    ]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    spent = _medians(works, device, rounds)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    spent = _medians(parts, model.device, rounds)
     each = {name: 1e3 * seconds / len(pictures) for name, seconds in spent.items()}
     return Latency(
         each["detector"],
@@ -126,11 +108,55 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
         each["preprocessing"],
         each["pasting"],
         each["encoding"],
-        1e3 * peak_memory(device),
-        _machine(device),
+        1e3 * peak_memory(model.device),
+        _machine(model.device),
         len(pictures),
         rounds,
     )
+
+
+class _Work:
+    """Each part of the work, on all pictures, with what the parts before it give made beforehand.
+
+    queries: of the detector, how many there are for an image.
+    """
+
+    def __init__(self, model: MaskFrozenDetr, pictures: Sequence[Image.Image]):
+        self.model, self.pictures = model, pictures
+        self.inputs = [collate_images([picture]) for picture in self.prepare()]
+        self.on_device = [(send(pixels, model.device), mask) for pixels, mask in self.inputs]
+        self.detected = self.detect()
+        scores = [detections.logits.float().max(-1).values[0] for detections in self.detected]
+        self.best = [of_image.argsort(descending=True).cpu() for of_image in scores]
+        self.queries = min(len(queries) for queries in self.best)
+
+    def prepare(self) -> list[Tensor]:
+        return [self.model.detector.info.preprocessing(picture) for picture in self.pictures]
+
+    def detect(self) -> list[Detections]:
+        return [self.model.detector(pixels, mask) for pixels, mask in self.on_device]
+
+    def masks(self, count: int) -> list[MaskOutput]:
+        """The masks of each image's `count` best boxes."""
+        outputs = []
+        for detections, queries, (_, mask) in zip(self.detected, self.best, self.inputs, strict=True):
+            chosen = queries[:count].sort().values
+            outputs.append(self.model.network(detections, mask, torch.zeros_like(chosen), chosen))
+        return outputs
+
+    def drawn(self, count: int) -> list[Drawn]:
+        """The same masks on the host, with their frames in the picture."""
+        outputs = zip(self.masks(count), self.inputs, self.pictures, strict=True)
+        return [_in_pixels(output, pixels, picture) for output, (pixels, _), picture in outputs]
+
+    def paste(self, drawn: Sequence[Drawn]) -> list[list[Crop]]:
+        return [_paste(*one, picture) for one, picture in zip(drawn, self.pictures, strict=True)]
+
+    def encode(self, pasted: Sequence[Sequence[Crop]]) -> list[list[dict[str, Any]]]:
+        return [
+            [crop_to_rle(crop, picture.height, picture.width) for crop in crops]
+            for crops, picture in zip(pasted, self.pictures, strict=True)
+        ]
 
 
 def advice(latency: Latency, model: MaskFrozenDetr) -> list[str]:
@@ -163,8 +189,8 @@ def advice(latency: Latency, model: MaskFrozenDetr) -> list[str]:
     return [line for _, line in sorted(said, key=lambda pair: -pair[0])]
 
 
-def _in_pixels(output: MaskOutput, pixels: Tensor, picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (M, r, r), and their frames (M, 4) in pixels of the picture that `pixels` was made of."""
+def _in_pixels(output: MaskOutput, pixels: Tensor, picture: Image.Image) -> Drawn:
+    """What the network made of a picture; pixels: what was made of it for the detector."""
     scale = torch.tensor([picture.width / pixels.shape[3], picture.height / pixels.shape[2]]).repeat(2)
     return output.logits.float().sigmoid().cpu().numpy(), (output.frames.float().cpu() * scale).numpy()
 

@@ -55,7 +55,7 @@ FOUND = [
 def errors(entries: list[dict]):
     record = ImageRecord(7, Path("7.jpg"), W, H, TRUTH)
     classes = SimpleNamespace(index_of={CAT: 0, DOG: 1})
-    return find_errors(SimpleNamespace(found=entries, images=[record], classes=classes))  # type: ignore[arg-type]
+    return find_errors(SimpleNamespace(entries=entries, images=[record], classes=classes))  # type: ignore[arg-type]
 
 
 def test_kinds():

@@ -223,22 +223,23 @@ def test_probability_maps_do_not_depend_on_the_size_of_the_crops():
 
 def test_wall_puts_each_picture_into_its_cell():
     red, green = Image.new("RGB", (50, 100), "red"), Image.new("RGB", (400, 200), "lime")
-    wall = draw_wall([[red, green], [green, red], [red]], ["image", "masks"], cell=100)
+    side = 400  # of a cell
+    wall = draw_wall([[red, green], [green, red], [red]], ["image", "masks"])
     pixels = np.array(wall).astype(int)
-    assert wall.width == 8 + 2 * 108
+    assert wall.width == 8 + 2 * (side + 8)
     is_red = (pixels[..., 0] > 200) & (pixels[..., 1] < 50)
     is_green = (pixels[..., 1] > 200) & (pixels[..., 0] < 50)
-    assert is_red.sum() == pytest.approx(3 * 50 * 100, rel=0.02)
-    assert is_green.sum() == pytest.approx(2 * 100 * 50, rel=0.02)
+    assert is_red.sum() == pytest.approx(3 * side * side / 2, rel=0.02)
+    assert is_green.sum() == pytest.approx(2 * side * side / 2, rel=0.02)
     rows = np.flatnonzero(is_red.any(1))
-    first, second = rows[0] + 20, rows[0] + 108 + 20
-    assert is_red[first, :112].any()
-    assert is_green[first, 112:].any()
-    assert is_green[second, :112].any()
-    assert is_red[second, 112:].any()
+    first, second, middle = rows[0] + 20, rows[0] + side + 8 + 20, wall.width // 2
+    assert is_red[first, :middle].any()
+    assert is_green[first, middle:].any()
+    assert is_green[second, :middle].any()
+    assert is_red[second, middle:].any()
     titles = pixels[: rows[0]].sum(-1) < 200
-    assert titles[:, :112].any()
-    assert titles[:, 112:].any()
+    assert titles[:, :middle].any()
+    assert titles[:, middle:].any()
     assert draw_wall([], ["image"]).width > 100
 
 

@@ -94,33 +94,15 @@ def annotate(
         raise UserError(
             f"{data.annotation_file}: no box that lacks a mask ({document.had_masks} objects have one{faults})"
         )
-    result = Annotated(
-        document,
-        LabelledFile(
-            output, document, {**model.fingerprint(), "redraw_rectangles": redraw_rectangles, "careful": careful}
-        ),
-    )
+    settings = {**model.fingerprint(), "redraw_rectangles": redraw_rectangles, "careful": careful}
+    result = Annotated(document, LabelledFile(output, document, settings))
     if review:
         check_review(result.file)
     index_of = _classes(model, data)
     for picture in document.open:
         named = [category for category in picture.categories if category is not None]
         result.unknown.update(data.categories.get(category, "?") for category in named if category not in index_of)
-    due = [picture for picture in document.open if not _is_done(result.file, picture)]
-    result.kept = len(document.open) - len(due)
-    bar = Progress("annotating", len(document.open))
-    bar.start(result.kept)
-    try:
-        for number, picture in enumerate(due, result.kept + 1):
-            with _told(result.problems, picture):
-                _annotate_picture(model, data, index_of, result.file, picture, careful)
-            result.file.save_if_due()
-            bar.update(number)
-    except BaseException:
-        with contextlib.suppress(UserError):  # the first error is the one to tell
-            result.file.save()
-        raise
-    bar.close()
+    _annotate_due(model, data, index_of, result, careful)
     if len(result.problems) == len(document.open):
         raise UserError("no picture could be used:\n" + "\n".join(result.problems.values()))
     result.file.save()
@@ -135,6 +117,28 @@ def _classes(model: MaskFrozenDetr, data: CocoData) -> dict[int, int]:
         return classes_of(data, model.detector.info.class_names, model.classes).index_of
     except UserError:
         return {}
+
+
+def _annotate_due(
+    model: MaskFrozenDetr, data: CocoData, index_of: dict[int, int], result: Annotated, careful: bool
+) -> None:
+    """Masks for the pictures that no earlier call has done; saved on the way, and where all breaks off."""
+    pictures = result.document.open
+    due = [picture for picture in pictures if not _is_done(result.file, picture)]
+    result.kept = len(pictures) - len(due)
+    bar = Progress("annotating", len(pictures))
+    bar.start(result.kept)
+    try:
+        for number, picture in enumerate(due, result.kept + 1):
+            with _told(result.problems, picture):
+                _annotate_picture(model, data, index_of, result.file, picture, careful)
+            result.file.save_if_due()
+            bar.update(number)
+    except BaseException:
+        with contextlib.suppress(UserError):  # the first error is the one to tell
+            result.file.save()
+        raise
+    bar.close()
 
 
 def _is_done(file: LabelledFile, picture: OpenPicture) -> bool:

@@ -78,7 +78,7 @@ def write_review(file: LabelledFile, categories: Mapping[int, str], most: int) -
 
 
 def _most_doubtful(file: LabelledFile, most: int) -> list[tuple[OpenPicture, int]]:
-    """Those without any pixel first, then by quality."""
+    """The most doubtful masks: those without any pixel first, then the worst."""
     found = []
     for picture in file.document.open:
         for place in picture.places:

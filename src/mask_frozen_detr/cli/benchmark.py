@@ -32,6 +32,10 @@ class Benchmark:
     precision: Precision = "fp32"
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
+    # Other classes for a detector that takes text, as "cat. dog."
+    prompt: str | None = None
+    # Branch, tag or commit on the hub.
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         check_at_least(1, pictures=self.pictures, rounds=self.rounds)
@@ -54,7 +58,7 @@ class Benchmark:
             torch.set_num_threads(self.threads)
         paths = find_images(self.images)
         step = max(1, len(paths) // self.pictures)
-        model = load_model(self.model, self.detector, self.device)
+        model = load_model(self.model, self.detector, self.device, self.revision, self.prompt)
 
         def predictable(path: Path) -> Image.Image:
             picture = read_image(path)

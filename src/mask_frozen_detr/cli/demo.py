@@ -17,8 +17,12 @@ class Demo:
     seed: int = 0
     # What masks are learned from: annotations, or boxes alone.
     masks_from: Literal["annotations", "boxes"] = "annotations"
+    # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
+    device: str | None = None
 
     def run(self) -> None:
+        from mask_frozen_detr.cli.loading import choose_device
         from mask_frozen_detr.demo.run import DemoConfig, run_demo
 
+        choose_device(self.device)
         run_demo(self.output, DemoConfig(iterations=self.iterations, seed=self.seed, masks_from=self.masks_from))

@@ -29,16 +29,24 @@ class Reproduce:
     data: DataPath
     # Where runs, figures and plot go; by default reproduce-TABLE.
     output: Path | None = None
+    # Where to compute: cpu, cuda, cuda:1, mps. By default the fastest that is there.
+    device: str | None = None
+    # The classes of a detector that takes text, as "cat. dog."
+    prompt: str | None = None
+    # Branch, tag or commit of a detector on the hub.
+    revision: str | None = None
     # How all rows are trained and measured alike.
     training: OmitArgPrefixes[ReproduceConfig] = field(default_factory=ReproduceConfig)
 
     def run(self) -> None:
+        from mask_frozen_detr.cli.loading import choose_device
         from mask_frozen_detr.paper.reproduce import REPORT_FILE, failures, reproduce, summary
         from mask_frozen_detr.paper.reproduce_plan import read_table
 
         table = read_table(self.table)
+        choose_device(self.device)
         output = self.output or Path(f"reproduce-table{table}")
-        result = reproduce(table, self.detector, self.data, output, self.training)
+        result = reproduce(table, self.detector, self.data, output, self.training, self.revision, self.prompt)
         print(safe(f"{summary(result)}\n{output / REPORT_FILE}"))
         failed = failures(result)
         if failed:

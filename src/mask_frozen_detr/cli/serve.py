@@ -21,6 +21,8 @@ class Serve:
     device: str | None = None
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
+    # Other classes for a detector that takes text, as "cat. dog."
+    prompt: str | None = None
     # Branch, tag or commit on the hub.
     revision: str | None = None
 
@@ -33,4 +35,5 @@ class Serve:
         from mask_frozen_detr.cli.loading import choose_device
         from mask_frozen_detr.serving.app import serve
 
-        serve(self.run_folder, self.host, self.port, self.detector, self.revision, str(choose_device(self.device)))
+        device = str(choose_device(self.device))
+        serve(self.run_folder, self.host, self.port, self.detector, self.revision, device, self.prompt)

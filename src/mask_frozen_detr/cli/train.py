@@ -18,6 +18,7 @@ from mask_frozen_detr.training.config import TrainConfig
 from mask_frozen_detr.training.presets import PresetName, choose_preset, preset, preset_remark
 
 if TYPE_CHECKING:
+    from mask_frozen_detr.data.load import Data
     from mask_frozen_detr.detectors.base import FrozenDetector
 
 
@@ -89,8 +90,6 @@ class Train:
         from accelerate.utils import set_seed
 
         from mask_frozen_detr.cli.loading import choose_device
-        from mask_frozen_detr.data.class_choice import read_choice
-        from mask_frozen_detr.data.load import load_data
         from mask_frozen_detr.detectors import load_detector
         from mask_frozen_detr.machine.processes import processes
         from mask_frozen_detr.model import MaskFrozenDetr
@@ -103,17 +102,7 @@ class Train:
         check_start(self.output, self.resume, self.overwrite)
         choose_device(self.device)
         state = processes()
-        data = load_data(
-            self.data,
-            self.images,
-            self.val,
-            self.val_images,
-            self.no_val,
-            self.orientation,
-            self.format,
-            self.val_fraction,
-            read_choice(self.classes, self.class_map),
-        )
+        data = self._load_data(self.data)
         detector = load_detector(
             self.detector, revision=self.revision, encoder_layer=self.encoder_layer, prompt=self.prompt
         )
@@ -125,20 +114,29 @@ class Train:
         if state.is_main_process:
             print(safe(data.summary()), file=sys.stderr)
         evaluation = train(
-            model,
-            data.train,
-            data.val,
-            self.output,
-            training,
-            self.resume,
-            overwrite=self.overwrite,
-            cache=cache,
+            model, data.train, data.val, self.output, training, self.resume, overwrite=self.overwrite, cache=cache
         )
         if not state.is_main_process:
             return
         if evaluation is not None:
             print(safe(evaluation.table()))
         print(safe(f"The mask network lies in {self.output}"))
+
+    def _load_data(self, folder: Path) -> "Data":
+        from mask_frozen_detr.data.class_choice import read_choice
+        from mask_frozen_detr.data.load import load_data
+
+        return load_data(
+            folder,
+            self.images,
+            self.val,
+            self.val_images,
+            self.no_val,
+            self.orientation,
+            self.format,
+            self.val_fraction,
+            read_choice(self.classes, self.class_map),
+        )
 
     def _decided(self, detector: "FrozenDetector", images: int) -> "Train":
         """These options, with those that were not given by a preset, or by the run that is resumed; says which."""

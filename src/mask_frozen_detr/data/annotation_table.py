@@ -57,7 +57,7 @@ class AnnotationTable:
         return AnnotationTable(**columns, shapes=self.shapes)
 
     def annotation(self, row: int, size: list[int]) -> Annotation:
-        """size: height and width of its picture, which run lengths are of."""
+        """The annotation of a row. size: height and width of its picture, which run lengths are of."""
         kind, first, count = self.kinds[row], self.first[row], self.count[row]
         segmentation: list[list[float]] | dict[str, Any] | None = None
         if kind == POLYGONS:

@@ -12,7 +12,7 @@ NOT_CHOSEN = "object of a class that was not chosen, left out"
 
 
 def read_choice(classes: str | None, class_map: str | None) -> ClassChoice:
-    """From words of a command line: "person,dog" and "pedestrian=person,auto=car".
+    """The choice that words of a command line make: "person,dog" and "pedestrian=person,auto=car".
 
     Raises UserError for an empty list of classes, and for what is no a=b or renames one class twice.
     """

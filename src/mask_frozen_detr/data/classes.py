@@ -68,7 +68,10 @@ class RunClasses:
 
 @dataclass(frozen=True)
 class ClassMap:
-    """category_of: class index → category id; index_of: its inverse. What found no partner is listed by name."""
+    """Which class of the detector is which category of the data; what found no partner is listed by name.
+
+    category_of: class index → category id; index_of: its inverse.
+    """
 
     category_of: dict[int, int]
     index_of: dict[int, int]

@@ -55,7 +55,7 @@ class ClassChoice:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """That a val split was taken from data without one. of: which images they were, see `holdout`."""
+    """The share of images that became the val split of data without one. of: of which images, see `holdout`."""
 
     fraction: float
     of: str

@@ -117,7 +117,7 @@ def pixel_limit() -> int:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    """In place: a copy of a picture that is upright already would take as much memory again."""
+    """Turns a picture in place: a copy of one that is upright already would take as much memory again."""
     with contextlib.suppress(*_DAMAGE, TypeError):  # damaged EXIF data says nothing about the pixels
         ImageOps.exif_transpose(image, in_place=True)
 

@@ -96,7 +96,7 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Without torch, for where it is not installed: who has a tensor has imported it."""
+    """Whether a value is torch's, which is not imported for it: who has a tensor has done so."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 

@@ -13,6 +13,7 @@ from mask_frozen_detr.data.orientation import LOOKED_AT, ambiguous
 from mask_frozen_detr.errors import UserError
 
 ALL_CLASSES = ClassChoice()
+NO_VAL = "no val split: nothing is measured; --val names one, --val-fraction 0.1 holds a tenth of the images out"
 
 
 @dataclass
@@ -99,26 +100,31 @@ def load_data(
         _refuse_val(path, layout)
     train = choose_classes(_read(layout, path, "train", pictures, orientation), choice)
     if no_val:
-        return _with_notes(Data(train, None, "no val split, as asked: nothing is measured while training"), orientation)
-    if val_fraction is not None:
+        loaded = Data(train, None, "no val split, as asked: nothing is measured while training")
+    elif val_fraction is not None:
         train, held_out = hold_out(train, val_fraction)
         count = len(held_out.images)
-        note = f"val: {count} of {count + len(train.images)} images, held out from training"
-        return _with_notes(Data(train, held_out, note), orientation)
-    if val is not None:
-        measured = load_split(val, "val", val_images or images, orientation, format)
-    elif "val" in layout.splits and not layout.single:
-        measured = _read(layout, path, "val", val_pictures, orientation)
-    elif "val" in layout.lost:
+        loaded = Data(train, held_out, f"val: {count} of {count + len(train.images)} images, held out from training")
+    else:
+        measured = (
+            _val_of(layout, path, val_pictures, orientation)
+            if val is None
+            else load_split(val, "val", val_images or images, orientation, format)
+        )
+        loaded = Data(train, None, NO_VAL) if measured is None else _with_val(train, measured, choice)
+    return _with_notes(loaded, orientation)
+
+
+def _val_of(layout: Layout, path: Path, images: Path | None, orientation: Orientation) -> CocoData | None:
+    """The val split that the data has. Raises UserError where it cannot be used."""
+    if "val" in layout.splits and not layout.single:
+        return _read(layout, path, "val", images, orientation)
+    if "val" in layout.lost:
         raise UserError(
             f"{path}: its val split cannot be used; {layout.lost['val']}; say with --val-images where its "
             "pictures are, with --val what else to measure on, or leave it out with --no-val"
         )
-    else:
-        note = "no val split: nothing is measured; --val names one, --val-fraction 0.1 holds a tenth of the images out"
-        return _with_notes(Data(train, None, note), orientation)
-    _check_apart(train, measured)
-    return _with_notes(Data(train, choose_classes(measured, choice, strict=False), ""), orientation)
+    return None
 
 
 def _check_one_of(no_val: bool, val: str | Path | None, val_fraction: float | None) -> None:
@@ -130,11 +136,12 @@ def _check_one_of(no_val: bool, val: str | Path | None, val_fraction: float | No
         raise UserError(f"val_fraction: found {val_fraction}, and val {val} beside it; expected one of them")
 
 
-def _check_apart(train: CocoData, val: CocoData) -> None:
-    """Raises UserError where both are of one annotation file and share pictures."""
+def _with_val(train: CocoData, val: CocoData, choice: ClassChoice) -> Data:
+    """Both splits. Raises UserError where they are of one annotation file and share pictures."""
     shared = {record.path for record in val.images} & {record.path for record in train.images}
     if shared and val.annotation_file.resolve() == train.annotation_file.resolve():
         raise UserError(f"{val.annotation_file}: is the training data too; expected other pictures for val")
+    return Data(train, choose_classes(val, choice, strict=False), "")
 
 
 def _with_notes(data: Data, orientation: Orientation) -> Data:

@@ -27,7 +27,7 @@ class PictureFinder:
         self._stems: dict[str, list[str]] = {}  # the same by names without their suffix, of pictures
 
     def find(self, name: str, notes: Counter[str]) -> Path | None:
-        """By the whole name, in any of its spellings; notes counts what had to be guessed."""
+        """The picture of a whole name, in any of its spellings; notes counts what had to be guessed."""
         for spelling in spellings(name):
             for base in self.bases:
                 folder, last = os.path.split(os.path.join(base, spelling))
@@ -80,7 +80,7 @@ def base_name(name: str) -> str:
 
 
 def composed(name: str) -> str:
-    """In the Unicode form that most tools write: é as one character."""
+    """A name in the Unicode form that most tools write: é as one character."""
     return normalize("NFC", name)
 
 

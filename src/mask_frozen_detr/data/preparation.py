@@ -11,6 +11,8 @@ from PIL import Image
 
 Fit = Literal["squash", "edges", "edges rounded"]
 
+BEND = -0.75  # of the cubic filter, its a
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -76,7 +78,7 @@ def fit_edges(height: int, width: int, shortest: int, longest: int, rounded: boo
 def resize_plainly(pixels: np.ndarray, height: int, width: int, cubic: bool) -> np.ndarray:
     """(H, W, C) uint8 → (h, w, C) uint8 from the 2 × 2 or, cubic, 4 × 4 next pixels, however much smaller it becomes.
 
-    As torch's `interpolate` without antialiasing: borders are repeated, the cubic filter's a is −0.75.
+    As torch's `interpolate` without antialiasing: borders are repeated, and the cubic filter bends as much.
     """
     rows = _taps(pixels.shape[0], height, cubic)
     columns = _taps(pixels.shape[1], width, cubic)
@@ -98,9 +100,9 @@ def _taps(old: int, new: int, cubic: bool) -> list[tuple[np.ndarray, np.ndarray]
     return [((before + step).clip(0, old - 1), weight) for step, weight in weights.items()]
 
 
-def _near(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    return ((a + 2) * x - (a + 3)) * x * x + 1
+def _near(x: np.ndarray) -> np.ndarray:
+    return ((BEND + 2) * x - (BEND + 3)) * x * x + 1
 
 
-def _far(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+def _far(x: np.ndarray) -> np.ndarray:
+    return ((BEND * x - 5 * BEND) * x + 8 * BEND) * x - 4 * BEND

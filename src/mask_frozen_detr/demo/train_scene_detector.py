@@ -13,6 +13,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,35 +137,29 @@ def evaluate_boxes(
     images: list[dict] = []
     annotations: list[dict] = []
     results: list[dict] = []
-    for index in range(scenes):
-        image, objects = render_scene((seed, HELD_OUT_STREAM, index))
-        images.append({"id": index + 1, "width": image.width, "height": image.height})
+    for number in range(1, scenes + 1):
+        image, objects = render_scene((seed, HELD_OUT_STREAM, number - 1))
+        images.append({"id": number, "width": image.width, "height": image.height})
         for kind, mask in objects:
-            left, top, right, bottom = mask_box(mask)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": kind,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": int(mask.sum()),
-                    "iscrowd": 0,
-                }
-            )
+            of_mask = {"id": len(annotations) + 1, "area": int(mask.sum()), "iscrowd": 0}
+            annotations.append(box_entry(number, kind, mask_box(mask)) | of_mask)
         with torch.no_grad():
             outputs = model(**processor(images=image, return_tensors="pt"))
         sizes = torch.tensor([[image.height, image.width]])
         found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)[0]
         for score, kind, box in zip(*(found[key].tolist() for key in ("scores", "labels", "boxes")), strict=True):
-            left, top, right, bottom = box
-            results.append(
-                {
-                    "image_id": index + 1,
-                    "category_id": kind,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": score,
-                }
-            )
+            results.append(box_entry(number, kind, box) | {"score": score})
+    return score_boxes(images, annotations, results)
+
+
+def box_entry(image: int, kind: int, corners: Sequence[float]) -> dict[str, Any]:
+    """What COCO's annotations and results share."""
+    left, top, right, bottom = corners
+    return {"image_id": image, "category_id": kind, "bbox": [left, top, right - left, bottom - top]}
+
+
+def score_boxes(images: list[dict], annotations: list[dict], results: list[dict]) -> dict[str, float]:
+    """pycocotools' figures."""
     truth = COCO()
     truth.dataset = {
         "info": {},
@@ -206,6 +201,63 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
             kept.copy_(new)
 
 
+class Training:
+    """All that a training is at some step; a checkpoint holds it whole.
+
+    minutes: of processor time so far.
+    """
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
+        self.model = build_detector(schedule.seed)
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, schedule.decay), lr=schedule.rate)
+        self.step, self.minutes = 0, 0.0
+
+    def load(self, checkpoint: Path) -> None:
+        """Raises UserError where the checkpoint belongs to another schedule."""
+        state = torch.load(checkpoint, weights_only=True)
+        expected = asdict(self.schedule)
+        if state["schedule"] != expected:
+            raise UserError(f"{checkpoint}: belongs to the schedule {state['schedule']}, expected {expected}")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.minutes = state["step"], state["minutes"]
+
+    def save(self, checkpoint: Path) -> None:
+        state = {
+            "schedule": asdict(self.schedule),
+            "step": self.step,
+            "minutes": self.minutes,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        part = checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(checkpoint)
+
+    def advance(self) -> float:
+        """One step; returns its loss. Raises FloatingPointError for one that is not finite."""
+        schedule, step = self.schedule, self.step
+        pixels, labels = training_batch(schedule.seed, step, schedule.batch)
+        torch.manual_seed(schedule.seed * 1_000_003 + step)  # the denoising queries' noise
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(schedule, step)
+        loss = self.model(pixel_values=pixels, labels=labels).loss
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), schedule.clip)
+        self.optimizer.step()
+        update_average(self.average, self.model, min(schedule.average, (1 + step) / (10 + step)))
+        self.step += 1
+        return loss.item()
+
+
 def train(
     schedule: Schedule, checkpoint: Path | None = None, log_every: int = 50
 ) -> tuple[RTDetrForObjectDetection, float]:
@@ -213,56 +265,22 @@ def train(
 
     Where `checkpoint` exists the run goes on from it and ends as it would have without the break.
     """
-    model = build_detector(schedule.seed)
-    average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.AdamW(parameter_groups(model, schedule.decay), lr=schedule.rate)
-    first, minutes = 0, 0.0
+    training = Training(schedule)
     if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["schedule"] != asdict(schedule):
-            raise UserError(f"{checkpoint}: belongs to the schedule {state['schedule']}, expected {asdict(schedule)}")
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, minutes = state["step"], state["minutes"]
-    model.train()
-    start = time.process_time() - minutes * 60
+        training.load(checkpoint)
+    training.model.train()
+    start = time.process_time() - training.minutes * 60
     losses: list[float] = []
-    for step in range(first, schedule.steps):
-        pixels, labels = training_batch(schedule.seed, step, schedule.batch)
-        torch.manual_seed(schedule.seed * 1_000_003 + step)  # the denoising queries' noise
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(schedule, step)
-        loss = model(pixel_values=pixels, labels=labels).loss
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        optimizer.step()
-        update_average(average, model, min(schedule.average, (1 + step) / (10 + step)))
-        losses.append(loss.item())
-
-        minutes = (time.process_time() - start) / 60
-        if (step + 1) % log_every == 0:
-            print(f"step {step + 1}/{schedule.steps}  loss {np.mean(losses):.3f}  {minutes:.1f} CPU min", flush=True)
+    while training.step < schedule.steps:
+        losses.append(training.advance())
+        step, training.minutes = training.step, (time.process_time() - start) / 60
+        if step % log_every == 0:
+            spent = f"{training.minutes:.1f} CPU min"
+            print(f"step {step}/{schedule.steps}  loss {np.mean(losses):.3f}  {spent}", flush=True)
             losses.clear()
-        if checkpoint and ((step + 1) % SAVE_EVERY == 0 or step + 1 == schedule.steps):
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            part = checkpoint.with_suffix(".part")
-            torch.save(
-                {
-                    "schedule": asdict(schedule),
-                    "step": step + 1,
-                    "minutes": minutes,
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                },
-                part,
-            )
-            part.replace(checkpoint)
-    return average, minutes
+        if checkpoint and (step % SAVE_EVERY == 0 or step == schedule.steps):
+            training.save(checkpoint)
+    return training.average, training.minutes
 
 
 def save(model: RTDetrForObjectDetection, folder: Path) -> tuple[RTDetrForObjectDetection, RTDetrImageProcessor]:

@@ -44,7 +44,7 @@ class Prompt(nn.Module):
     owners: Tensor
 
     def __init__(self, names: Sequence[str], tokenizer: Any, longest: int):
-        """names: as `read_prompt` gives them. longest: tokens that the detector reads at most.
+        """A prompt of classes. names: as `read_prompt` gives them. longest: tokens that the detector reads at most.
 
         Raises UserError for a prompt that is too long.
         """

@@ -94,7 +94,7 @@ class TransformersDetector(FrozenDetector):
         module.register_forward_hook(Tap(self._taken, name))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the hooks of transformers that cannot be pickled: its next forward pass puts them back."""
+        """The state without the hooks that cannot be pickled: transformers' next forward pass puts them back."""
         for module in self.model.modules():
             vars(module).pop("_output_capturing_hooks_installed", None)
             for number, hook in list(module._forward_hooks.items()):

@@ -117,7 +117,7 @@ def score_rule(family: Family) -> ScoreRule:
 
 
 def matching_costs(config: Any, family: Family) -> MatchingCosts:
-    """Those that the configuration names."""
+    """The costs of the detector's own matching, as its configuration names them."""
     if family.cost_prefix is None:
         return MatchingCosts()
     return MatchingCosts(*(getattr(config, f"{family.cost_prefix}{cost}_cost") for cost in ("class", "bbox", "giou")))
@@ -232,7 +232,7 @@ def _build_model(folder: DetectorFolder, family: Family, weights: dict[str, Tens
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report of the weights, letters in bold: what is wrong with them is an error here."""
+    """Keeps back transformers' report of the weights, letters in bold: what is wrong with them is an error here."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

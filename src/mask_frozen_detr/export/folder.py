@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mask_frozen_detr.data.images import read_image
+from mask_frozen_detr.data.preparation import Preparation
 from mask_frozen_detr.data.usable_pictures import usable_pictures
 from mask_frozen_detr.errors import UserError, check_choice, check_number, shorten
 from mask_frozen_detr.export.checks import (
@@ -118,43 +119,63 @@ def export_model(
     with torch.no_grad(), quiet():
         expected = dict(zip(outputs, graph(**example.inputs), strict=True))
         program, batch = trace(graph, example, opset, name, outputs)
-    detections = expected["boxes"].shape[1]
-    described = ExportedModel(
+    size_taken = InputSize(batch, height, width, SIZES in example.inputs)
+    rows = expected["boxes"].shape[1]
+    described = _describe(model, preparation, size_taken, rows, min(max_detections, rows), opset, precision)
+    differences: dict[str, float] = {}
+    strangers: list[str] = []
+
+    def write(place: Path) -> None:
+        graph_file = place / GRAPH_FILE
+        _save(program, graph_file, described)
+        differences.update(_compare(graph_file, described, example, expected))
+        _reduce(graph_file, described, prepared)
+        strangers.extend(unsupported(graph_file))
+        written = replace(described, checksums={GRAPH_FILE: hash_file(graph_file)})
+        write_json_atomic(place / DESCRIPTION_FILE, written.as_file())
+
+    write_folder_atomic(folder, write)
+    size_written = (folder / GRAPH_FILE).stat().st_size
+    return Exported(folder, size_taken, size_written, precision, differences, strangers, problems)
+
+
+def _describe(
+    model: MaskFrozenDetr,
+    preparation: Preparation,
+    size: InputSize,
+    rows: int,
+    max_detections: int,
+    opset: int,
+    precision: ExportPrecision,
+) -> ExportedModel:
+    """What model.json says, but for the checksum of a graph that is not there yet. rows: of the graph's outputs."""
+    info = model.detector.info
+    return ExportedModel(
         version=importlib.metadata.version("mask-frozen-detr"),
         opset=opset,
-        input=InputSize(batch, height, width, SIZES in example.inputs),
-        detections=detections,
+        input=size,
+        detections=rows,
         mask_side=model.network.config.roi_size,
         mask_threshold=MASK_THRESHOLD,
         mask_scoring=model.network.config.mask_scoring,
         preprocessing=preparation,
-        class_names=list(model.detector.info.class_names),
+        class_names=list(info.class_names),
         classes=model.classes,
-        max_detections=min(max_detections, detections),
-        detector=model.detector.info.identity.as_dict(),
+        max_detections=max_detections,
+        detector=info.identity.as_dict(),
         checksums={},
         held_out=model.held_out,
         supervision=model.supervised,
         precision=precision,
     )
-    differences: dict[str, float] = {}
-    strangers: list[str] = []
 
-    def write(place: Path) -> None:
-        _save(program, place / GRAPH_FILE, described)
-        differences.update(_compare(place / GRAPH_FILE, described, example, expected))
-        if precision == "fp16":
-            halve(place / GRAPH_FILE)
-        elif precision == "int8":
-            feeds = [feed(described.input, [one], score_threshold=0.0) for one in prepared]
-            quantise(place / GRAPH_FILE, feeds)
-        strangers.extend(unsupported(place / GRAPH_FILE))
-        written = replace(described, checksums={GRAPH_FILE: hash_file(place / GRAPH_FILE)})
-        write_json_atomic(place / DESCRIPTION_FILE, written.as_file())
 
-    write_folder_atomic(folder, write)
-    size_written = (folder / GRAPH_FILE).stat().st_size
-    return Exported(folder, described.input, size_written, precision, differences, strangers, problems)
+def _reduce(graph: Path, described: ExportedModel, pictures: Sequence[Any]) -> None:
+    """The graph in the precision that was asked for; pictures: prepared ones, to calibrate 8 bits with."""
+    if described.precision == "fp16":
+        halve(graph)
+    elif described.precision == "int8":
+        quantise(graph, [feed(described.input, [one], score_threshold=0.0) for one in pictures])
 
 
 def _save(program: Any, path: Path, described: ExportedModel) -> None:

@@ -17,7 +17,10 @@ PIXELS = "pixels"  # the output of a graph that pastes
 
 
 class MaskGraph(nn.Module):
-    """detections: N; an image has fewer where the detector does not have so many pairs of query and class."""
+    """A detector and its mask network as they are exported, with `detections` rows for an image.
+
+    There are fewer where the detector does not have so many pairs of query and class.
+    """
 
     def __init__(self, model: MaskFrozenDetr, detections: int):
         super().__init__()

@@ -80,7 +80,7 @@ def quantise(graph: Path, feeds: Sequence[Feed]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tools' advice to root's logger, and the runtime's on what it cannot fold."""
+    """Keeps back the tools' advice to the root logger, and the runtime's on what it cannot fold."""
     import onnxruntime
 
     root = logging.getLogger()

@@ -30,7 +30,7 @@ def symbolic_length(value: Any) -> Any:
 
 
 def no_check(*_arguments: Any, **_keywords: Any) -> None:
-    """In the place of transformers' checks of values: they would be operators without a counterpart in ONNX."""
+    """Stands for transformers' checks of values, which would be operators without a counterpart in ONNX."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Example:
 
     @classmethod
     def of(cls, height: int, width: int, padded: bool, pastes: bool = False) -> "Example":
-        """padded: `sizes` is an input. pastes: `picture` is one."""
+        """Inputs of a canvas of so many pixels. padded: `sizes` is an input. pastes: `picture` is one."""
         generator = torch.Generator().manual_seed(0)
         coarse = torch.randn(PICTURES, 3, max(2, height // 16), max(2, width // 16), generator=generator)
         images = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -133,7 +133,7 @@ def traceable(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch and onnxscript tell about their own workings."""
+    """Keeps back what torch and onnxscript tell about their own workings."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:

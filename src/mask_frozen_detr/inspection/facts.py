@@ -20,7 +20,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """classes: name to objects of each of `SIZES`; crowds and boxes without a mask are counted among them."""
+    """Counts of a split. classes: name to objects of each of `SIZES`, crowds and boxes without a mask among them."""
 
     name: str
     format: str

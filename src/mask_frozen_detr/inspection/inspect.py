@@ -18,12 +18,11 @@ def inspect_data(
     detector: FrozenDetector | None = None,
     pictures: int = 0,
     recall_images: int = 200,
-    augment: AugmentConfig | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Counts, faults and suspicious things of each split; with a detector, its class map and its recall.
 
-    pictures: how many images of each split to draw, as they lie and as training may see them under `augment`.
+    pictures: how many images of each split to draw, as they lie and as training may see them.
     recall_images: of val, or train where there is none, the first so many. report: called with images done and in all.
     Raises UserError where no class of the data is one of the detector's.
     """
@@ -44,7 +43,7 @@ def inspect_data(
         edges = detector.info.preprocessing.edges
     drawn, problems = {}, [] if recall is None else list(recall.problems)
     for split, content in splits.items():
-        drawn[split], failed = draw_pairs(content, pictures, augment or AugmentConfig(), edges)
+        drawn[split], failed = draw_pairs(content, pictures, AugmentConfig(), edges)
         problems += failed
     return Inspection(
         [facts_of(split, content) for split, content in splits.items()],

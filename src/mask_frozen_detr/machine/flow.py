@@ -18,8 +18,9 @@ AHEAD = 2  # batches that are made ready, and as many that are finished: memory 
 
 
 class Flow(Generic[Item, Ready, Output, Result]):
-    """prepare: an item made ready, in a thread. together: the outputs of several ready items, in the caller's thread.
+    """Items that threads prepare and finish while the caller's thread computes.
 
+    prepare: an item made ready, in a thread. together: the outputs of several ready items, in the caller's thread.
     finish: the result of a ready item and its output, in a thread. batch: ready items that go together. threads: 0
     does all of it in the caller's.
     """

@@ -1,7 +1,7 @@
 """JSON that others wrote: read with bounds, so that a hostile file costs an error and nothing else."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ def walk(content: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             waiting += [((*path, key), inner) for key, inner in value.items()]
         elif isinstance(value, list):
             waiting += [((*path, str(place)), inner) for place, inner in enumerate(value)]
+
+
+def flatten(content: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Nested objects as one: a value's name is all keys that lead to it. Lists stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{name}": inner for name, inner in flatten(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _refuse(constant: str) -> None:

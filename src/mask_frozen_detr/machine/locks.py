@@ -47,7 +47,7 @@ class FolderLock:
             )
 
     def release(self, keep_file: bool = False) -> None:
-        """keep_file: the lock file stays, as it was there before."""
+        """Lets others in. keep_file: the lock file stays, as it was there before."""
         if not keep_file and self._in_place():
             self.path.unlink(missing_ok=True)
         self.file.close()
@@ -97,7 +97,7 @@ def _lock(file: BinaryIO, folder: Path) -> None:
 
 
 def _let_go() -> None:
-    """In a forked process: its copies of the locks are closed, which leaves those of its parent."""
+    """Closes a forked process's copies of the locks, which leaves those of its parent."""
     for lock in _held:
         lock.file.close()
     _held.clear()

@@ -59,7 +59,7 @@ class StopSignals:
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """For what can be ended at any moment: signals are obeyed at once. Of several processes none ends alone."""
+        """Signals are obeyed at once, during what can be ended at any moment; of several processes none ends alone."""
         if processes().num_processes > 1:
             yield
             return
@@ -90,6 +90,6 @@ def deliver(number: signal.Signals) -> None:
 
 
 def leave_signals_to_parent(_worker: int = 0) -> None:
-    """In a loader's worker: Ctrl-C and SIGTERM of a whole process group are its parent's affair, which ends it."""
+    """Makes a loader's worker deaf to Ctrl-C and SIGTERM: they reach its parent as well, which ends it."""
     for number in WAITING:
         signal.signal(number, signal.SIG_IGN)

@@ -15,15 +15,15 @@ GELU = 4  # its place in torchvision's block
 class ConvNeXtLayer(nn.Module):
     """(B, C, h, w) → (B, C, h, w)."""
 
-    def __init__(self, width: int, activation: ActivationKind = "gelu", layer_scale: float = 1.0):
+    def __init__(self, width: int, activation: ActivationKind = "gelu"):
         super().__init__()
         # The usual 1e-6 is for 300 epochs from scratch; six epochs never leave it.
-        self.block = CNBlock(width, layer_scale, stochastic_depth_prob=0.0)
+        self.block = CNBlock(width, layer_scale=1.0, stochastic_depth_prob=0.0)
         if activation == "relu":
             self.block.block[GELU] = nn.ReLU()
 
     def forward(self, maps: Tensor, valid: Tensor | None = None) -> Tensor:
-        """valid: (B, 1, h, w), False at padding, which is kept zero as at an image's own border."""
+        """(B, C, h, w) → (B, C, h, w). valid: (B, 1, h, w), False at padding, kept zero as at an image's own border."""
         if maps.device.type == "cpu":  # its depth-wise convolution learns in half the time, and nothing is permuted
             maps = maps.contiguous(memory_format=torch.channels_last)
         return self._block(maps) if valid is None else self._block(maps * valid) * valid

@@ -33,7 +33,7 @@ class TokenGrid:
     def of(
         cls, shapes: Sequence[tuple[int, int]], device: torch.device, valid: Sequence[Tensor] | None = None
     ) -> "TokenGrid":
-        """From (h, w) of each level, and each level's valid cells (B, h, w), None where nothing is padded."""
+        """The grid of levels of (h, w) cells. valid: (B, h, w) of each level, None where nothing is padded."""
         sizes = level_sizes(shapes, device)
         if valid is None:
             return cls(shapes, sizes, reference_points(shapes, sizes), None)

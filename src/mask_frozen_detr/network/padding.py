@@ -26,7 +26,7 @@ class Padding:
 
     @classmethod
     def of(cls, pixel_mask: Tensor, device: torch.device) -> "Padding":
-        """From (B, H, W) pixel masks, 1 = image. They best lie on the host, for they are looked at.
+        """The padding of (B, H, W) pixel masks, 1 = image. They best lie on the host, for they are looked at.
 
         What is exported cannot be looked at: there the mask is data, whatever it says.
         """

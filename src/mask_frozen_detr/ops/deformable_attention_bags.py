@@ -82,7 +82,7 @@ def products(left: Tensor, right: Tensor, rows: Tensor) -> Tensor:
 
 
 class Corners(Function):
-    """From where samples lie to the rows of the table that they read, and the share of each.
+    """The rows of the table that samples read, and the share of each, from where the samples lie.
 
     locations (B, N, H, L, P, 2), weights (B, N, H, L, P), (h, w) of each level, T rows of a bordered image → rows and
     shares, both (B·N·H, 4, L·P). The four corners are left and right of the upper line of cells, then of the lower.

@@ -42,9 +42,18 @@ BOX_TOLERANCE = 0.1  # box AP, in percent: what another device may change
 PRINTED = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "gmacs", "params_m", "gpu_hours", "ap_box")  # by the paper
 
 
-def reproduce(table: int, detector: str, data: Path, output: Path, config: ReproduceConfig) -> TableResult:
+def reproduce(
+    table: int,
+    detector: str,
+    data: Path,
+    output: Path,
+    config: ReproduceConfig,
+    revision: str | None = None,
+    prompt: str | None = None,
+) -> TableResult:
     """Run what `output` does not hold yet of a table's rows and seeds; returns what reproduce.json then holds.
 
+    revision and prompt: of the detector, as `load_detector` takes them.
     A run that fails (a loss that is not finite, no memory) is recorded with its reason and does not stop the others.
     Raises UserError for bad input, for an `output` begun with other options or that holds files of others under the
     names that are written here, and where nothing could be run.
@@ -55,7 +64,7 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
     train_data, val_data = load_split(data, "train"), load_split(data, "val")
     if config.max_images:
         val_data = replace(val_data, images=val_data.images[: config.max_images])
-    detectors = LoadedDetectors(detector)
+    detectors = LoadedDetectors(detector, revision, prompt)
     rows = plan_rows(table, config, detectors.at)
     for row in rows:
         if row.why:
@@ -72,13 +81,7 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
     _choose_iterations(result, rows, detectors, train_data, output, config)
     _write(output, result)
 
-    todo = [
-        (row, seed)
-        for seed in range(config.seeds)  # one seed of all rows first: a whole table as early as can be
-        for row in rows
-        if row.runs and not (row.kind == "evaluate" and seed)
-        if (seed if row.kind == "train" else None) not in [run.seed for run in result.row(row.name).runs]
-    ]
+    todo = _due(rows, result, config.seeds)
     for number, (row, seed) in enumerate(todo, 1):
         entry = result.row(row.name)
         what = f"seed {seed}, {entry.iterations} iterations" if row.kind == "train" else "nothing to train"
@@ -93,6 +96,17 @@ def reproduce(table: int, detector: str, data: Path, output: Path, config: Repro
         entry.runs.sort(key=lambda one: one.seed or 0)
         _write(output, result)
     return result
+
+
+def _due(rows: list[PlannedRow], result: TableResult, seeds: int) -> list[tuple[PlannedRow, int]]:
+    """Rows and seeds that are to be run, one seed of all rows first: a whole table as early as can be."""
+    return [
+        (row, seed)
+        for seed in range(seeds)
+        for row in rows
+        if row.runs and not (row.kind == "evaluate" and seed)
+        if (seed if row.kind == "train" else None) not in [run.seed for run in result.row(row.name).runs]
+    ]
 
 
 def failures(result: TableResult) -> list[str]:
@@ -114,7 +128,7 @@ def _begin(
     val_data: CocoData,
     config: ReproduceConfig,
 ) -> TableResult:
-    """A result without runs."""
+    """What is known of a table before any of its rows has run."""
     state = processes()
     identity = _first_detector(rows, detectors).info.identity
     size = val_data.images[0].width, val_data.images[0].height
@@ -124,7 +138,7 @@ def _begin(
         table=table,
         cost_note=f"G MACs are of one val image of {size[0]} × {size[1]} with at most {config.max_detections} "
         "boxes; the paper's are of another detector and of larger images.",
-        detector=DetectorNote(name, identity.family, identity.weights),
+        detector=DetectorNote(name, identity.family, identity.weights, identity.prompt),
         data=DataNote(
             data.resolve().name,
             len(train_data.images),
@@ -155,7 +169,7 @@ def _begin(
 
 
 def _first_detector(rows: list[PlannedRow], detectors: LoadedDetectors) -> FrozenDetector:
-    """That of the first row that runs."""
+    """The detector of the first row that runs."""
     return next(detectors.at(row.encoder_layer) for row in rows if row.runs)
 
 

@@ -90,7 +90,7 @@ def spread_over_seeds(rows: Sequence[MeasuredRow]) -> tuple[float, int] | None:
 
 
 def least_difference(one: MeasuredRow, other: MeasuredRow, spread: tuple[float, int] | None) -> float:
-    """From which difference of their means on two rows are told apart: Student's t with the pooled spread.
+    """The difference of their means from which on two rows are told apart: Student's t with the pooled spread.
 
     Infinite where seeds matter and there is one only.
     """

@@ -76,6 +76,7 @@ class DetectorNote:
     name: str
     family: str
     weights: str
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)

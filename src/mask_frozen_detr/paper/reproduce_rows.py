@@ -32,8 +32,8 @@ IOU_SHARE = 0.2  # last part of training over which matched mask IoU is averaged
 class LoadedDetectors:
     """One detector, loaded once for each encoder layer whose maps some row wants."""
 
-    def __init__(self, name: str):
-        self.name, self.device = name, processes().device
+    def __init__(self, name: str, revision: str | None = None, prompt: str | None = None):
+        self.name, self.revision, self.prompt, self.device = name, revision, prompt, processes().device
         self._at: dict[int, FrozenDetector] = {}
 
     def at(self, encoder_layer: int) -> FrozenDetector:
@@ -45,7 +45,8 @@ class LoadedDetectors:
 
     def fresh(self, encoder_layer: int) -> FrozenDetector:
         """One of its own, for a row that changes it."""
-        return load_detector(self.name, encoder_layer=encoder_layer).to(self.device)
+        detector = load_detector(self.name, revision=self.revision, encoder_layer=encoder_layer, prompt=self.prompt)
+        return detector.to(self.device)
 
     def of(self, row: PlannedRow) -> FrozenDetector:
         return self.at(row.encoder_layer) if row.finetune == "none" else self.fresh(row.encoder_layer)
@@ -114,7 +115,7 @@ def time_rows(
 
 
 def seconds_a_step(folder: Path) -> float:
-    """By the metrics of a run that was timed."""
+    """Seconds of an iteration, from the metrics of a run that was timed."""
     hours = [json.loads(text)["device_hours"] for text in (folder / METRICS_FILE).read_text().splitlines()]
     spent = (hours[-1] - hours[UNTIMED - 1]) * 3600 / processes().num_processes
     return max(spent, 1e-4) / (TIMED - UNTIMED)  # hours are written to some milliseconds

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class MaskFrozenDetrImageProcessor(BaseImageProcessor):
-    """preprocessing: the detector's, as a run folder describes it. score_rule: fields of `ScoreRule`.
+    """What transformers' pipeline does before and after the model.
 
-    max_detections: an image, at most.
+    preprocessing: the detector's, as a run folder describes it. score_rule: fields of `ScoreRule`. max_detections: an
+    image, at most.
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]  # noqa: RUF012 - as transformers declares it
@@ -56,7 +57,7 @@ class MaskFrozenDetrImageProcessor(BaseImageProcessor):
         overlap_mask_area_threshold: float = 0.5,
         target_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each image {"segmentation": (H, W) int32, 0 where nothing is, "segments_info": [{id, label_id, score}]}.
+        """An image each: {"segmentation": (H, W) int32, 0 where nothing is, "segments_info": [{id, label_id, score}]}.
 
         outputs: a `MaskFrozenDetrOutput`, or what the pipeline made of one.
         threshold: on the final score (equation 13, or 2). mask_threshold: on a pixel's probability.

@@ -129,10 +129,7 @@ def _predict_all(
     """The work of `predict_files`, with options that are checked and a folder that is nobody else's meanwhile."""
     state, output = processes(), options.output
     exports = check_exports(output, formats)
-    every = [Path(os.path.abspath(path)) for path in find_images(inputs)]
-    paths = [path for path in every if not is_own_picture(path)]
-    if not paths:
-        raise UserError(f"{printable(str(inputs[0]))}: holds nothing but pictures that predict itself has drawn")
+    paths, own = _find_pictures(inputs)
     settings = _settings(model, options)
     files = PredictionFiles(output, settings, model.class_names, state.process_index, state.num_processes)
     names = name_pictures(paths, files)
@@ -151,13 +148,7 @@ def _predict_all(
         raise
     if state.num_processes > 1:
         new, problems = gather_object(new), sorted(gather_object(problems))
-    for predicted in new:
-        files.add(predicted)
-    for number, _ in problems:
-        files.drop(paths[number])
-    done = [files.pictures[path] for path in paths if path in files.pictures]
-    if not done:
-        raise UserError("no picture could be read:\n" + "\n".join(problem for _, problem in problems))
+    done = _all_done(paths, files, new, problems)
     if state.is_main_process:
         files.finish(root, paths)
         names_of = {index: name or str(index) for index, name in enumerate(model.class_names)}
@@ -169,10 +160,19 @@ def _predict_all(
         files.changed,
         options.score_threshold,
         [problem for _, problem in problems],
-        len(every) - len(paths),
+        own,
         inputs,
         undrawable_labels(done, model.class_names, options.font) if options.overlays else "",
     )
+
+
+def _find_pictures(inputs: Sequence[str | Path]) -> tuple[list[Path], int]:
+    """The pictures of `inputs`, and how many beside them predict itself has drawn. Raises UserError for these alone."""
+    every = [Path(os.path.abspath(path)) for path in find_images(inputs)]
+    paths = [path for path in every if not is_own_picture(path)]
+    if not paths:
+        raise UserError(f"{printable(str(inputs[0]))}: holds nothing but pictures that predict itself has drawn")
+    return paths, len(every) - len(paths)
 
 
 def _due(
@@ -216,6 +216,20 @@ def _predict_due(
         bar.update(done_before + min(place * state.num_processes, len(due)))
     bar.close()
     return new
+
+
+def _all_done(
+    paths: Sequence[Path], files: PredictionFiles, new: Sequence[Predicted], problems: Sequence[tuple[int, str]]
+) -> list[Predicted]:
+    """All that is known of `paths`, from earlier calls and this one. Raises UserError where it is nothing."""
+    for predicted in new:
+        files.add(predicted)
+    for number, _ in problems:
+        files.drop(paths[number])
+    done = [files.pictures[path] for path in paths if path in files.pictures]
+    if not done:
+        raise UserError("no picture could be read:\n" + "\n".join(problem for _, problem in problems))
+    return done
 
 
 @contextlib.contextmanager

@@ -23,8 +23,9 @@ def summarise(
     inputs: Sequence[str | Path],
     undrawn: str,
 ) -> str:
-    """done: all pictures of the call, of which `kept` had been done before. changed: settings that are other ones now.
+    """What a call of `predict` tells at its end.
 
+    done: all pictures of the call, of which `kept` had been done before. changed: settings that are other ones now.
     problems: a line for each picture that was skipped. own: pictures that `predict` had drawn and that were left out.
     undrawn: letters that no font has.
     """

@@ -44,7 +44,7 @@ class Tracker:
         return self.score_threshold * FAINT
 
     def follow(self, found: Instances) -> Instances:
-        """Those of the next frame, with their `tracks`, -1 where an object was not seen before.
+        """The next frame's instances with their `tracks`, -1 where an object was not seen before.
 
         Of those below the score threshold only objects that are followed already stay.
         """

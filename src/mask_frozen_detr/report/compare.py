@@ -45,13 +45,13 @@ class Results:
     @classmethod
     def of(cls, name: str, measured: Measured) -> "Results":
         """The figures of an evaluation."""
-        entries = {kind: coco_results(measured.found, kind) for kind in KINDS}
+        entries = {kind: coco_results(measured.entries, kind) for kind in KINDS}
         return cls(name, entries, measured.images, measured.categories, frozenset(measured.classes.index_of))
 
 
 @dataclass(frozen=True)
 class Figure:
-    """value: in percent, nan where there is nothing to measure. low, high: 95% of the resamples lie between."""
+    """A figure in percent, nan where there is nothing to measure. low, high: 95% of the resamples lie between."""
 
     value: float
     low: float
@@ -60,9 +60,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """figures: by run and figure. differences: of each run but the first, from the first.
+    """Runs on the same images, side by side.
 
-    resamples: 0 where figures are those that runs have recorded; intervals are nan then.
+    figures: by run and figure. differences: of each run but the first, from the first. resamples: 0 where figures are
+    those that runs have recorded; intervals are nan then.
     """
 
     images: int

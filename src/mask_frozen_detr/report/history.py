@@ -9,7 +9,7 @@ from typing import Any
 from mask_frozen_detr.data.validation import are_finite
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.evaluation import Evaluation, read_evaluation
-from mask_frozen_detr.machine.json_files import read_json_object
+from mask_frozen_detr.machine.json_files import flatten, read_json_object
 from mask_frozen_detr.machine.regular_files import read_regular
 from mask_frozen_detr.run.description import CONFIG_FILE, METRICS_FILE, TRAINING_FILE
 
@@ -20,9 +20,10 @@ NO_OPTIONS = {"files", "checksum", "run", "class_names", "preprocessing"}  # of 
 
 @dataclass(frozen=True)
 class History:
-    """metrics: the lines of metrics.jsonl. evaluations: by step. best_step, best: of the weights in best/.
+    """What a run has recorded.
 
-    options: by name, those of a part as "network: mask_width".
+    metrics: the lines of metrics.jsonl. evaluations: by step. best_step, best: of the weights in best/. options: by
+    name, those of a part as "network: mask_width".
     """
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -50,17 +51,10 @@ def read_history(folder: Path) -> History:
     return History(
         _lines(folder / METRICS_FILE),
         dict(sorted(evaluations.items())),
-        _flat(options | ({"network": network} if network else {})),
+        flatten(options | ({"network": network} if network else {}), ": "),
         _tolerant(None, lambda: read_json_object(folder / BEST_EVALUATION).get("step")),
         _tolerant(None, lambda: read_evaluation(folder / BEST_EVALUATION)),
     )
-
-
-def _flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{before}{name}: ") if isinstance(value, dict) else {before + name: value}
-    return flat
 
 
 def _tolerant(without: Any, read: Any) -> Any:

@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def size(self) -> str:
-        """COCO's: small, medium, large."""
+        """The object's size as COCO has it: small, medium, large."""
         return "small" if self.area < SMALL else "medium" if self.area < MEDIUM else "large"
 
 
@@ -99,7 +99,7 @@ class _Image:
         self.in_crowd = _box_overlap(boxes, [a.bbox for a in self.crowds], crowd=True)
 
     def match(self) -> list[int | None]:
-        """For each detection the object that it finds. Those of lower scores never change a match."""
+        """The object that each detection finds, None for none. Detections of lower scores never change a match."""
         taken: set[int] = set()
         matches: list[int | None] = []
         for d, entry in enumerate(self.found):
@@ -155,7 +155,7 @@ class _Image:
 def find_errors(measured: Measured) -> Findings:
     """What became of all objects and detections of an evaluation."""
     entries: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in measured.found:
+    for entry in measured.entries:
         entries[entry["image_id"]].append(entry)
     images = [_Image(record, entries[record.id], measured.classes.index_of) for record in measured.images]
     matches = [image.match() for image in images]

@@ -27,6 +27,7 @@ HEAT = 0.6  # how much of the colour a probability map takes
 SMALLEST_TEXT = 10  # pixels
 PANEL = 240  # side of a probability map's panel, pixels
 MOST_PANELS = 48
+CELL = 400  # side of a cell of a picture wall, pixels
 GAP = 8  # between panels and cells, pixels
 
 
@@ -44,15 +45,13 @@ def draw_instances(image: Image.Image, instances: Instances, font: Path | None =
     return _overlay(image, instances, texts, font)
 
 
-def draw_boxes(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
-    """What the detector alone says: boxes, labels with its own scores. Arguments and errors as of `draw_instances`."""
+def draw_boxes(image: Image.Image, instances: Instances) -> Image.Image:
+    """What the detector alone says: boxes, labels with its own scores."""
     scored = zip(instances.names, instances.class_scores, strict=True)
-    return _overlay(image, instances, [f"{label(name)} {score:.2f}" for name, score in scored], font, masks=False)
+    return _overlay(image, instances, [f"{label(name)} {score:.2f}" for name, score in scored], None, masks=False)
 
 
-def draw_truth(
-    image: Image.Image, record: ImageRecord, categories: Mapping[int, str], font: Path | None = None
-) -> Image.Image:
+def draw_truth(image: Image.Image, record: ImageRecord, categories: Mapping[int, str]) -> Image.Image:
     """The ground truth of `image`, drawn as predictions are; categories: category id → name.
 
     Of an object without a mask the box is drawn alone.
@@ -71,12 +70,12 @@ def draw_truth(
         height=record.height,
         width=record.width,
     )
-    return draw_named(image, truth, font)
+    return draw_named(image, truth)
 
 
-def draw_named(image: Image.Image, instances: Instances, font: Path | None = None) -> Image.Image:
-    """Masks, boxes and names without scores: what is true has none. Arguments and errors as of `draw_instances`."""
-    return _overlay(image, instances, [label(name) for name in instances.names], font)
+def draw_named(image: Image.Image, instances: Instances) -> Image.Image:
+    """Masks, boxes and names without scores: what is true has none."""
+    return _overlay(image, instances, [label(name) for name in instances.names], None)
 
 
 def _crop_of_truth(segmentation: Any, record: ImageRecord) -> Crop:
@@ -115,10 +114,10 @@ def draw_probability_maps(image: Image.Image, instances: Instances, font: Path |
     return _stack(rows)
 
 
-def draw_wall(rows: Sequence[Sequence[Image.Image]], column_titles: Sequence[str], cell: int = 400) -> Image.Image:
-    """A picture wall: rows of pictures, each fitted into `cell` × `cell` pixels, under the columns' titles."""
-    blank = [Image.new("RGB", (cell, 1), "white")] * len(column_titles)
-    return _stack([_row(blank, cell, column_titles), *(_row(row, cell) for row in rows)])
+def draw_wall(rows: Sequence[Sequence[Image.Image]], column_titles: Sequence[str]) -> Image.Image:
+    """A picture wall: rows of pictures, each fitted into `CELL` × `CELL` pixels, under the columns' titles."""
+    blank = [Image.new("RGB", (CELL, 1), "white")] * len(column_titles)
+    return _stack([_row(blank, CELL, column_titles), *(_row(row, CELL) for row in rows)])
 
 
 def draw_piece(

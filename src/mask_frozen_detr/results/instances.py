@@ -64,7 +64,7 @@ class Instances:
 
     @classmethod
     def joined(cls, parts: "Sequence[Instances]") -> "Instances":
-        """Those of one image, one after the other; probabilities are kept where every part has them.
+        """The instances of one image, part after part; probabilities are kept where every part has them.
 
         Raises ValueError where there is no part.
         """
@@ -87,7 +87,7 @@ class Instances:
     def from_coco(
         cls, entries: Sequence[Mapping[str, Any]], names: Mapping[int, str], height: int, width: int
     ) -> "Instances":
-        """From entries of one H × W image as `to_coco` makes them; names: category id → name.
+        """The instances of one H × W image, of entries as `to_coco` makes them; names: category id → name.
 
         "class_score" is the detector's own score where an entry has one. labels: the category ids.
         """
@@ -151,7 +151,7 @@ class Instances:
         return [made[id(crop)] for crop in self.crops]
 
     def to_polygons(self) -> list[list[np.ndarray]]:
-        """For each instance the outer contours of its parts, (P, 2) pixel corners x, y; holes are left out."""
+        """The outer contours of each instance's parts, (P, 2) pixel corners x, y; holes are left out."""
         return [
             [contour + np.array([crop.x, crop.y]) for contour in trace_contours(crop.values)[0]] for crop in self.crops
         ]

@@ -252,7 +252,7 @@ def save_own_picture(picture: Image.Image, path: Path) -> None:
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether `save_own_picture` wrote it."""
+    """Whether `save_own_picture` wrote the file."""
     if path.suffix.lower() != ".png" or not path.is_file():
         return False
     try:

@@ -18,7 +18,7 @@ Pixels = TypeVar("Pixels")  # a tensor, or an array
 
 @dataclass(frozen=True)
 class PreparedPicture(Generic[Pixels]):
-    """pixels: (3, h, w) as the detector takes them, unpadded. size: height and width of the picture itself."""
+    """What is made of a picture: (3, h, w) pixels as the detector takes them, unpadded; size: its (height, width)."""
 
     pixels: Pixels
     size: tuple[int, int]

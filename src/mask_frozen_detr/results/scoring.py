@@ -17,7 +17,7 @@ COCO_DETECTIONS = 100  # an image, in COCO's own figures
 
 @dataclass(frozen=True)
 class Scores:
-    """In percent, nan where there is nothing to measure. figures: see `metric_names`. by_class: AP by class name.
+    """Figures in percent, nan where there is nothing to measure: see `metric_names`. by_class: AP by class name.
 
     curves: (T, R) precision at COCO's IoU thresholds and recalls, the mean over classes; AP is its mean.
     """
@@ -94,7 +94,7 @@ def class_matches(
     kind: Literal["bbox", "segm"],
     size: int = 0,
 ) -> list[ClassMatches]:
-    """For each class, in the order of ids. size: 0 all, 1 small, 2 medium, 3 large. Other arguments as of `score`."""
+    """The matches of each class, in the order of ids. size: 0 all, 1 small, 2 medium, 3 large; else as `score`."""
     scorer = _compared(truth, entries, kind, COCO_DETECTIONS)
     place = {image["id"]: number for number, image in enumerate(truth["images"])}
     span = list(scorer.params.areaRng[size])

@@ -30,8 +30,9 @@ METHOD = "Mask Frozen-DETR: High Quality Instance Segmentation with One GPU"
 
 @dataclass(frozen=True)
 class Card:
-    """detector: its name. base_model: the same, where it is one of the hub's. parameters: of the mask network.
+    """What a model card tells of a run.
 
+    detector: its name. base_model: the same, where it is one of the hub's. parameters: of the mask network.
     own_detector: it was fine-tuned with the masks, and lies beside them. with_picture: show val pictures; they are
     photos of whoever trained, so that they are asked first.
     """

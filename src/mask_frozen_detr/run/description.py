@@ -45,7 +45,7 @@ class Supervision:
     rounds: int
 
     def sentence(self) -> str:
-        """What stands beside figures."""
+        """How the masks were trained, as it stands beside figures."""
         beside = f"{self.true_masks} true masks and " if self.true_masks else "no true mask, and "
         return f"trained on {beside}{self.pseudo_masks} pseudo-masks made from boxes"
 

@@ -22,9 +22,10 @@ Corner = tuple[float, float]
 
 @dataclass(frozen=True)
 class Visit:
-    """found: all of at least `LEAST_SCORE`. drawn: masks of boxes, in the order in which they were drawn.
+    """A visitor's picture and what was found in it.
 
-    corner: the first of a box whose second has not been given yet.
+    found: all of at least `LEAST_SCORE`. drawn: masks of boxes, in the order in which they were drawn. corner: the
+    first of a box whose second has not been given yet.
     """
 
     picture: Image.Image

@@ -20,7 +20,7 @@ BEST_EVALUATION = "evaluation.json"
 
 @dataclass(frozen=True)
 class Best:
-    """step: after which the weights were those in `folder`. whole: the figures are of all val images."""
+    """The best evaluation so far. step: of its weights. whole: the figures are of all val images."""
 
     step: int
     evaluation: Evaluation

@@ -22,9 +22,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """In torch's safe mode: no code runs. Raises UserError where the file is damaged or no checkpoint of ours.
+    """A checkpoint, read in torch's safe mode: no code runs.
 
-    Those of older versions have no digest: what is read of them is taken.
+    Those of older versions have no digest: what is read of them is taken. Raises UserError where the file is damaged
+    or no checkpoint of ours.
     """
     check_regular(path)
     try:

@@ -187,7 +187,7 @@ class TrainConfig:
             check_number("evaluate_every", self.evaluate_every, 0, whole=True)
 
     def _check_rates(self) -> None:
-        """How weights move."""
+        """Checks what says how weights move. Raises UserError."""
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_number("lr", self.lr, 0, above=True)
         check_number("clip", self.clip, 0)

@@ -13,7 +13,7 @@ CHEAP = 256 * 2**20  # bytes of all pictures, up to which these are read
 
 
 def digest_data(dataset: TrainingData) -> dict[str, str]:
-    """annotations: images in their order with all that is known of them. And pictures, by their content or size.
+    """Digests of the annotations, images in their order with all that is known of them, and of the pictures.
 
     Where all pictures are small enough to be read at once (256 MiB), their bytes count, else their sizes in bytes:
     then a picture that was replaced by another of the very same size is not noticed.

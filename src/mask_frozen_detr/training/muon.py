@@ -32,9 +32,9 @@ def matrices_apart(parameters: list[nn.Parameter], **settings: Any) -> list[dict
 
 
 class Muon(torch.optim.Optimizer):
-    """groups: with `matrices`, whether theirs are; a step of both kinds is of the rate's size, as a root mean square.
+    """Muon for matrices, AdamW for the rest; a step of both is of the rate's size, as a root mean square.
 
-    betas and weight_decay as AdamW's.
+    groups: with `matrices`, whether theirs are. betas and weight_decay as AdamW's.
     """
 
     def __init__(self, groups: ParamsT, lr: float, betas: tuple[float, float], weight_decay: float):

@@ -75,7 +75,7 @@ def _check_patience(patience: int, steps: int, every: int, val_data: CocoData | 
 
 
 def _pseudo_masks(config: TrainConfig, output: Path, cache: FrozenCache | None) -> PseudoMasks | None:
-    """Those drawn from pixels and boxes lie in a cache, where there is one: other runs can take them."""
+    """The masks to train on instead of drawn ones; they lie in the cache, if there is one, for other runs as well."""
     if config.masks_from == "annotations":
         return None
     own = output / FOLDER

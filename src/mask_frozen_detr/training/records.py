@@ -53,7 +53,7 @@ class Records:
         on_main(lambda: self.trackers.start(self.names, folder.path, folder.run, resumed, folder.record.described()))
 
     def begin(self, step: int) -> None:
-        """From `step` on, in a folder that is ready."""
+        """Starts to record after `step`, in a folder that is ready."""
         if TENSORBOARD in self.names and processes().is_main_process:
             self.trackers.start_tensorboard(self.folder.path, self.folder.run, step)
         self.enough = self._enough()
@@ -83,7 +83,7 @@ class Records:
         return self.val_data is not None and 0 < step < self.steps and step % every == 0
 
     def evaluate(self, step: int) -> None:
-        """On the val images of evaluations on the way; the weights are kept where they are the best.
+        """Measures on the val images of evaluations on the way; the weights are kept where they are the best.
 
         In float32, whatever training computes in: boxes are the detector's own. The evaluation itself is written last:
         where it is there, so is all else. Raises UserError as `measure` does.
@@ -99,7 +99,7 @@ class Records:
         self.enough = self._enough()
 
     def finish(self, step: int) -> None:
-        """At the end: the last weights and the best ones on all val images. Raises UserError as `measure` does."""
+        """Measures the last weights and the best ones on all val images. Raises UserError as `measure` does."""
         if self.val_data is None or self.some_val is None:
             return
         if self.enough:
@@ -198,7 +198,7 @@ class Records:
 
 
 def _some(data: CocoData, most: int, seed: int) -> CocoData:
-    """At most so many images, the same in every run of a seed; `data` itself where it has no more."""
+    """The data with at most so many images, the same in every run of a seed; `data` itself where it has no more."""
     if not most or len(data.images) <= most:
         return data
     chosen = sorted(random.Random(seed).sample(range(len(data.images)), most))

@@ -247,7 +247,7 @@ class RunFolder:
         on_main(write)
 
     def save_pictures(self, step: int, picture: Image.Image) -> None:
-        """Beside the evaluation of a step; for the main process alone. Raises UserError where it cannot be written."""
+        """Keeps a picture beside a step's evaluation; for the main process. Raises UserError if that fails."""
         path = self.evaluation(step).with_suffix(".jpg")
         self._claim(path.name)
         save_image_atomic(picture, path)

@@ -79,7 +79,7 @@ class RunRecord:
             ) from error
 
     def described(self) -> dict[str, Any]:
-        """As training.json and trackers have it: the options of training beside the other parts."""
+        """The record as training.json and trackers have it: the options of training beside the other parts."""
         parts = asdict(self)
         return {**parts.pop("training"), **parts}
 

@@ -13,6 +13,7 @@ from accelerate import tracking
 from PIL import Image
 
 from mask_frozen_detr.errors import UserError, reason
+from mask_frozen_detr.machine.json_files import flatten
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.training.own_files import TENSORBOARD_FOLDER
 
@@ -44,14 +45,14 @@ def tracker_names(log: str) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Those of the main process; one that fails during the run is left, the run goes on."""
+    """The trackers of the main process; one that fails during the run is left, the run goes on."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
         self.running: list[Any] = []
 
     def start(self, names: tuple[str, ...], run: Path, number: str, resumed: bool, config: dict[str, Any]) -> None:
-        """All but tensorboard, which writes into the run folder. wandb and mlflow go on with a run that is resumed.
+        """Starts all but tensorboard, which writes into the run folder; wandb and mlflow go on with a resumed run.
 
         run: its folder, whose name they show; number: tells it from all others. Raises UserError where one cannot be
         started.
@@ -63,10 +64,10 @@ class Trackers:
                 options = _options(name, run, number, resumed)
                 tracker = self._open(name, options)
                 if "run_id" not in options:  # mlflow takes a run's options once
-                    tracker.store_init_configuration(_flat(config))
+                    tracker.store_init_configuration(_plain(config))
 
     def start_tensorboard(self, run: Path, number: str, step: int) -> None:
-        """Its curves from `step` on, in files whose names `number` ends. Raises UserError where they cannot be."""
+        """Starts tensorboard's curves at `step`, in files whose names end in `number`. Raises UserError if it fails."""
         with self._starting(TENSORBOARD):
             own = {"purge_step": step, "filename_suffix": f".{number}"}
             self._open(TENSORBOARD, {"run_name": TENSORBOARD_FOLDER, "logging_dir": str(run), **own})
@@ -145,12 +146,7 @@ def _mlflow_run(number: str) -> dict[str, str]:
     return {"run_id": found[0].info.run_id} if found else {}
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """Nested options as "part/option", in types that every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
-    return flat
+    options = flatten(config, "/").items()
+    return {name: value if isinstance(value, str | int | float | bool) else str(value) for name, value in options}

@@ -30,6 +30,6 @@ def draw_val_pictures(measured: Measured, seed: int) -> Image.Image | None:
 
 def _pair(record: ImageRecord, measured: Measured) -> tuple[Image.Image, Image.Image]:
     image = open_picture(record, record.orientation)
-    entries = [one for one in measured.found if one["image_id"] == record.id and one["score"] >= SCORE]
+    entries = [one for one in measured.entries if one["image_id"] == record.id and one["score"] >= SCORE]
     masks = Instances.from_coco(entries, measured.categories, record.height, record.width)
     return draw_truth(image, record, measured.categories), draw_instances(image, masks)

@@ -77,10 +77,11 @@ class Entries:
 
 @dataclass(frozen=True)
 class Checked:
-    """groups: the objects of each picture that is there. skipped: entries that are not used, in their order.
+    """What a file's annotations are worth, one by one.
 
-    lost: image ids of pictures that are not there, with the number of their entries. odd_ids: how many entries have an
-    id of their own that is none; then all are numbered anew.
+    groups: the objects of each picture that is there. skipped: entries that are not used, in their order. lost: image
+    ids of pictures that are not there, with the number of their entries. odd_ids: how many entries have an id of their
+    own that is none; then all are numbered anew.
     """
 
     groups: list[Annotations]

@@ -133,7 +133,7 @@ def _scan(text: str, begin: Callable[[], Take]) -> Any:
         return match.end()
 
     def entries(place: int, take: Take) -> int:
-        """From behind the bracket of a list to behind its end."""
+        """Hands on what the list holds that opens before `place`; returns the place behind its end."""
         place = after(place)
         if text[place : place + 1] == "]":
             return place + 1

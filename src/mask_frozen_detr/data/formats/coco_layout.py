@@ -107,7 +107,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def describe_incomplete(incomplete: dict[Path, list[Path]]) -> str:
-    """For error messages: which annotation files lack their images, and where those were looked for."""
+    """Which annotation files lack their images, and where those were looked for, as an error tells it."""
     return "; ".join(
         f"{file} has no image folder (none of {', '.join(place.as_posix() for place in places)})"
         for file, places in incomplete.items()

@@ -38,7 +38,7 @@ TURNED = "turned box, taken as the upright one around it"
 
 @dataclass
 class _Picture:
-    """name: as the file has it, None for a frame of a film, which `frame` numbers."""
+    """A picture and its shapes. name: as the file has it, None for a frame of a film, which `frame` numbers."""
 
     name: str | None
     frame: int | None
@@ -173,7 +173,7 @@ def _objects(shapes: list[tuple[str, str, Element]], split: Assembly) -> Iterato
 
 
 def _object(shapes: list[Element], size: tuple[int, int], split: Assembly) -> dict[str, Any]:
-    """As COCO writes it: a box, polygons, or run lengths where one is a mask. Raises Broken."""
+    """An object as COCO writes it: a box, polygons, or run lengths where one is a mask. Raises Broken."""
     if shapes[0].tag == "box":
         return {"bbox": _box(shapes[0], split)}
     width, height = size
@@ -213,7 +213,7 @@ def _ellipse_of(shape: Element) -> list[float]:
 
 
 def _turn(shape: Element) -> float:
-    """Clockwise, in radians."""
+    """How far a shape is turned, clockwise, in radians."""
     return math.radians(_numbers(shape, "rotation")[0]) if shape.get("rotation") else 0.0
 
 

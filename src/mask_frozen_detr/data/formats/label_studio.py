@@ -39,7 +39,7 @@ LEFT_OUT = "region that outlines no object, left out"
 
 @dataclass(frozen=True)
 class _Region:
-    """value: as the file has it. label: its class. place: among the results of its task."""
+    """What a task outlines. value: as the file has it. label: its class. place: among the results of the task."""
 
     value: dict[str, Any]
     kind: str
@@ -54,7 +54,7 @@ def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
 
 
 def _is_export(file: Path) -> bool:
-    """By its beginning: tasks have "data" and "annotations", or "completions" as in old versions."""
+    """Whether a file is an export: its tasks have "data" and "annotations", or "completions" as in old versions."""
     head = read_head(file).removeprefix(b"\xef\xbb\xbf").lstrip()
     listed = any(key in head for key in (b'"annotations"', b'"completions"', b'"predictions"'))
     return head.startswith(b"[") and listed and (b'"data"' in head or b'"to_name"' in head)
@@ -127,7 +127,7 @@ def _names(address: str) -> list[str]:
 
 
 def _regions(task: dict[str, Any]) -> tuple[list[_Region], bool, int]:
-    """Those of its annotation; whether they are predictions instead; how many outline nothing."""
+    """The regions of a task; whether they are predictions, not drawn; how many of its results outline nothing."""
     made = _made(task)
     predicted = not made
     newest = max(made, key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""), default=None)
@@ -153,7 +153,7 @@ def _regions(task: dict[str, Any]) -> tuple[list[_Region], bool, int]:
 
 
 def _made(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Its annotations that were not cancelled."""
+    """The annotations of a task that were not cancelled."""
     made = [one for key in ("annotations", "completions") for one in _dicts(task.get(key))]
     return [one for one in made if not one.get("was_cancelled")]
 
@@ -190,7 +190,7 @@ def _size(regions: list[_Region]) -> tuple[int, int] | None:
 
 
 def _shape(region: _Region, size: tuple[int, int]) -> dict[str, Any]:
-    """As COCO writes it, in pixels. Raises Broken."""
+    """A region as COCO writes it, in pixels. Raises Broken."""
     width, height = size
     if region.kind == "brush":
         mask = decode_brush(region.value["rle"], width, height)

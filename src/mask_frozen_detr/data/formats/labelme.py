@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from mask_frozen_detr.data.assemble import Assembly
 from mask_frozen_detr.data.coco import MISSING_PICTURE, CocoData, Orientation
 from mask_frozen_detr.data.formats.ellipses import ellipse
-from mask_frozen_detr.data.formats.layout import SPLIT_WORDS, Layout, Split
+from mask_frozen_detr.data.formats.layout import HEAD, SPLIT_WORDS, Layout, Split
 from mask_frozen_detr.data.images import SUFFIXES
 from mask_frozen_detr.data.picture_paths import PictureFinder
 from mask_frozen_detr.data.validation import Broken, are_finite, whole
@@ -31,7 +31,6 @@ from mask_frozen_detr.machine.regular_files import check_regular
 FORMAT = "LabelMe"
 EXPECTED = ("a.json with 'shapes' beside a.jpg, in the folder itself or in train/ and val/",)
 NO_CLASSES = ("__ignore__", "_background_")  # labels that LabelMe's own converters leave out
-HEAD = 1 << 16  # bytes of a json in which its first keys stand
 MOST_BYTES = 400_000_000  # a picture may be embedded
 LEFT_OUT = "shape that outlines nothing (a point or a line), left out"
 
@@ -58,7 +57,7 @@ def _holds_labelme(folder: Path) -> bool:
 
 
 def _is_labelme(file: Path) -> bool:
-    """By the keys at its beginning or, where a picture is embedded, at its end."""
+    """Whether a file is LabelMe's, by keys at its beginning or, where a picture is embedded, at its end."""
     try:
         check_regular(file)
         with open(file, "rb") as opened:
@@ -106,7 +105,7 @@ def _read(folder: Path, images: Path | None, orientation: Orientation) -> CocoDa
 
 
 def _picture(file: Path, content: dict[str, Any], finder: PictureFinder, notes: Counter[str]) -> Path | None:
-    """By the name in the json; else what lies beside it under its own name."""
+    """The picture that the json names; else what lies beside the json under its own name."""
     name = content.get("imagePath")
     if isinstance(name, str) and name:
         found = finder.find(name, notes) or finder.find_by_base_name(name)

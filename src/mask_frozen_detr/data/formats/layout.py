@@ -11,14 +11,16 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.regular_files import check_regular
 
 SPLITS = ("train", "val", "test")
+HEAD = 1 << 16  # bytes of a file that tell its format
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """place: its annotation file or folder, for messages and to tell splits apart.
+    """A split that was found, not yet read.
 
-    read: of a folder of pictures, None for where the layout has them, and of what orientation tags mean.
+    place: its annotation file or folder, for messages and to tell splits apart. read: of a folder of pictures, None for
+    where the layout has them, and of what orientation tags mean.
     """
 
     place: Path
@@ -73,11 +75,11 @@ def find_exports(
     return Layout(splits) if splits else None
 
 
-def read_head(file: Path, size: int = 1 << 16) -> bytes:
+def read_head(file: Path) -> bytes:
     """The first bytes of a file, by which a format is known; none of what cannot be read or is no regular file."""
     try:
         check_regular(file)
         with open(file, "rb") as opened:
-            return opened.read(size)
+            return opened.read(HEAD)
     except (OSError, UserError):
         return b""

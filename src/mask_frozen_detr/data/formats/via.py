@@ -28,7 +28,7 @@ def find(path: Path, elsewhere: Collection[str] = ()) -> Layout | None:
 
 
 def _is_via(file: Path) -> bool:
-    """By the keys at its beginning: its COCO export, by its name alike, has others."""
+    """Whether a file is VIA's, by keys at its beginning: VIA's COCO export, of the same name, has others."""
     head = read_head(file)
     return b'"_via_' in head or b'"regions"' in head
 

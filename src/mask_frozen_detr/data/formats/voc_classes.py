@@ -35,9 +35,10 @@ PALETTE = {_as_one(_colour(number)): number for number in range(256)}
 
 @dataclass(frozen=True)
 class ClassTable:
-    """names: number in maps of classes to class name, empty where nothing tells. colours: colour to that number.
+    """What the numbers and colours in maps of classes mean.
 
-    categories: numbers from 1 to names, of the classes that objects may have.
+    names: number to class name, empty where nothing tells. colours: colour to number. categories: numbers from 1 to
+    names, of the classes that objects may have.
     """
 
     categories: dict[int, str]
@@ -62,7 +63,7 @@ def _numbers(labels: np.ndarray, table: dict[int, int]) -> np.ndarray:
 
 
 def read_class_table(root: Path, in_xml: set[str]) -> ClassTable:
-    """By CVAT's labelmap.txt or labelme's class_names.txt; else VOC's own twenty, where XML files name no others.
+    """The classes of CVAT's labelmap.txt or labelme's class_names.txt; else VOC's twenty, if XML files name no others.
 
     in_xml: names of the objects in the XML files. Raises UserError for a table that cannot be read.
     """

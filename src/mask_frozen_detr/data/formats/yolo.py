@@ -217,7 +217,7 @@ def _listed(listing: Path, split: Assembly) -> list[Path]:
 
 
 def _swapped(picture: Path) -> Path:
-    """With the last folder "images" of a path called "labels", as YOLO looks for labels."""
+    """The path with its last folder "images" called "labels", where YOLO looks for labels."""
     parts = list(picture.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":

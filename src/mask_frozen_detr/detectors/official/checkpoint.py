@@ -39,9 +39,10 @@ OTHERS = {
 
 @dataclass
 class Checkpoint:
-    """tensors: by official name. args: the training's options, {} where the file has none.
+    """What a checkpoint file holds.
 
-    config, class_names: what a converted folder says of itself; None for an official file.
+    tensors: by official name. args: the training's options, {} where the file has none. config, class_names: what a
+    converted folder says of itself; None for an official file.
     """
 
     tensors: dict[str, Tensor]

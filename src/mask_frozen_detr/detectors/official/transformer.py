@@ -34,7 +34,7 @@ class Levels:
 
     @classmethod
     def of(cls, masks: Sequence[Tensor]) -> "Levels":
-        """From each level's (B, h_l, w_l) mask, True = image."""
+        """The levels of (B, h_l, w_l) masks, one a level, True = image."""
         shapes = [(mask.shape[1], mask.shape[2]) for mask in masks]
         return cls(
             shapes=shapes,
@@ -63,7 +63,7 @@ class DeformableAttention(nn.Module):
     def __init__(self, config: OfficialConfig):
         super().__init__()
         width, samples = config.width, config.heads * config.levels * config.points
-        self.places = (config.heads, config.levels, config.points)
+        self.counts = (config.heads, config.levels, config.points)
         self.sampling_offsets = nn.Linear(width, samples * 2)
         self.attention_weights = nn.Linear(width, samples)
         self.value_proj = nn.Linear(width, width)
@@ -74,9 +74,9 @@ class DeformableAttention(nn.Module):
 
         references: (B, N, L, 2) points or (B, N, L, 4) boxes, relative to each level's **padded** extent.
         """
-        heads, num_levels, points = self.places
+        heads, num_levels, points = self.counts
         value = self.value_proj(memory).masked_fill(~levels.valid[..., None], 0.0)
-        offsets = self.sampling_offsets(queries).unflatten(-1, (*self.places, 2))  # (B, N, H, L, P, 2)
+        offsets = self.sampling_offsets(queries).unflatten(-1, (*self.counts, 2))  # (B, N, H, L, P, 2)
         weights = self.attention_weights(queries).float().unflatten(-1, (heads, num_levels * points)).softmax(-1)
         if references.shape[-1] == 2:
             locations = sampling_locations(references, offsets, levels.sizes)

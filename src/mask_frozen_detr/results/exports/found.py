@@ -15,7 +15,7 @@ Files = dict[str, bytes | Path]  # of an export, by relative path: content, or t
 
 @dataclass(frozen=True)
 class Object:
-    """category: class number. box: x, y, w, h in pixels. rle: COCO's compressed run lengths."""
+    """An instance to export. category: class number. box: x, y, w, h in pixels. rle: COCO's compressed run lengths."""
 
     category: int
     name: str
@@ -50,7 +50,7 @@ class Picture:
                 yield one, parts
 
     def seen_from(self, folder: Path) -> str:
-        """Its path relative to a folder, with slashes."""
+        """The picture's path relative to a folder, with slashes."""
         try:
             return Path(os.path.relpath(self.path, folder)).as_posix()
         except ValueError:  # Windows, another drive
@@ -58,6 +58,6 @@ class Picture:
 
 
 def make_object(entry: Mapping[str, Any], name: str) -> Object:
-    """From an entry of predictions.json."""
+    """The object that an entry of predictions.json describes."""
     x, y, w, h = entry["bbox"]
     return Object(entry["category_id"], name, entry["score"], (x, y, w, h), entry["segmentation"])
