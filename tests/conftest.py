@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face 
 import pytest
 import torch
 from family_models import TinyModel, installed
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 from tiny_detectors import build_padding_detector, build_squashing_detector
 from transformers.utils import logging
 
@@ -79,9 +79,7 @@ def tiny_network() -> MaskNetworkConfig:
 @pytest.fixture(scope="module")
 def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFrozenDetr:
     """Every part on the squashing detector, of weights that let it answer; each module has its own."""
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
+    return scattered(squashing, tiny_network)
 
 
 @pytest.fixture(scope="session")

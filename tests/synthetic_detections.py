@@ -5,6 +5,8 @@ Letters: B images, Q queries, d_l width of level l.
 
 import torch
 
+from mask_frozen_detr import MaskFrozenDetr
+from mask_frozen_detr.detectors import FrozenDetector
 from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 
@@ -81,3 +83,10 @@ def all_queries(detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:
     """image_index and query_index of every query of every image."""
     images, queries = detections.queries.shape[:2]
     return torch.arange(images).repeat_interleave(queries), torch.arange(queries).repeat(images)
+
+
+def scattered(detector: FrozenDetector, config: MaskNetworkConfig) -> MaskFrozenDetr:
+    """A model whose mask network has random parameters alone."""
+    model = MaskFrozenDetr.build(detector, config)
+    scatter_parameters(model.network)
+    return model

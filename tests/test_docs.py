@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr
 from mask_frozen_detr.cli import main
@@ -129,8 +129,7 @@ def place(squashing, squashing_folder, scenes_folder, tiny_network, tmp_path, mo
     (tmp_path / "DATA").symlink_to(scenes_folder)
     shutil.copytree(scenes_folder / "val2017", tmp_path / "photos")
     shutil.copyfile(next((tmp_path / "photos").iterdir()), tmp_path / "photo.jpg")
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
+    model = scattered(squashing, tiny_network)
     model.save_pretrained(tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
     return tmp_path

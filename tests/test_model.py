@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from same_instances import THRESHOLD, change, same
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 from tiny_detectors import build_squashing_detector
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
@@ -77,8 +77,7 @@ def test_a_detector_with_other_weights(saved_model, tmp_path):
 
 def test_the_maps_of_another_encoder_layer(padding_folder, tiny_network, tmp_path, photo):
     first = load_detector(str(padding_folder), encoder_layer=1)
-    model = MaskFrozenDetr.build(first, tiny_network)
-    scatter_parameters(model.network)
+    model = scattered(first, tiny_network)
     model.save_pretrained(tmp_path / "run")
     again = MaskFrozenDetr.from_pretrained(tmp_path / "run")
     assert same(again.predict(photo, THRESHOLD), model.predict(photo, THRESHOLD))

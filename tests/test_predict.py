@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from same_instances import THRESHOLD, change, same
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.data.images import read_image
@@ -270,8 +270,7 @@ def test_scores_are_class_score_times_iou(model, photo, squashing, tiny_network)
     """Equation 13; without mask scoring equation 2: the mean probability inside the mask."""
     found = model.predict(photo, 0.0)
     assert (found.scores <= found.class_scores).all()
-    plain = MaskFrozenDetr.build(squashing, MaskNetworkConfig(**{**vars(tiny_network), "mask_scoring": False}))
-    scatter_parameters(plain.network)
+    plain = scattered(squashing, MaskNetworkConfig(**{**vars(tiny_network), "mask_scoring": False}))
     found = plain.predict(photo, 0.0, probabilities=True)
     probabilities = found.probabilities
     for k in range(0, len(found), 5):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig
 from mask_frozen_detr.detectors import Detections, DetectorInfo, FrozenDetector, Identity
@@ -36,8 +36,7 @@ def cut(detections: Detections, b: int, sizes: list[tuple[int, int]], strides: t
 
 def test_an_image_in_a_padded_batch_is_the_image_alone(padding, tiny_network):
     """The mask network, on what one and the same detector run has found: padding reaches no mask."""
-    model = MaskFrozenDetr.build(padding, tiny_network)
-    scatter_parameters(model.network)
+    model = scattered(padding, tiny_network)
     generator = torch.Generator().manual_seed(0)
     sizes = [(128, 192), (192, 128)]
     images = [torch.randn(3, *size, generator=generator) for size in sizes]
@@ -92,8 +91,7 @@ def model_and_images(
     network: MaskNetworkConfig, sizes: list[tuple[int, int]]
 ) -> tuple[MaskFrozenDetr, list[Image.Image], list[torch.Tensor]]:
     """A model on `Pools`, images of these (height, width), and the same prepared for it."""
-    model = MaskFrozenDetr.build(Pools(), network)
-    scatter_parameters(model.network)
+    model = scattered(Pools(), network)
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in sizes]
     return model, images, [model.detector.info.preprocessing(image) for image in images]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, UserError
 from mask_frozen_detr.annotation.annotate import annotate
@@ -31,8 +31,7 @@ def labelled(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Scenes of which every second object has lost its mask, annotated, with a review of four."""
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
+    model = scattered(squashing, tiny_network)
     folder = tmp_path_factory.mktemp("review")
     shutil.copytree(scenes_folder / "val2017", folder / "pictures")
     content = json.loads((scenes_folder / "annotations" / "instances_val2017.json").read_text())
@@ -47,9 +46,7 @@ def labelled(
 
 @pytest.fixture
 def model(squashing: FrozenDetector, tiny_network: MaskNetworkConfig) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(squashing, tiny_network)
-    scatter_parameters(model.network)
-    return model
+    return scattered(squashing, tiny_network)
 
 
 def worst(folder: Path) -> list[dict[str, Any]]:

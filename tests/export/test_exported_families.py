@@ -10,7 +10,7 @@ from exported_models import assert_same, picture
 from family_models import TINY_MODELS, TinyModel, installed
 from official_samples import random_model, small_deformable, small_dino, write_checkpoint
 from PIL import Image
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr, MaskNetworkConfig, OnnxModel
 from mask_frozen_detr.detectors import FrozenDetector
@@ -46,8 +46,7 @@ def tiny(name: str) -> TinyModel:
 
 def check(detector: FrozenDetector, folder: Path, canvas: tuple[int, int] | None) -> None:
     torch.manual_seed(0)
-    model = MaskFrozenDetr.build(detector, NETWORK).eval()
-    scatter_parameters(model.network)
+    model = scattered(detector, NETWORK).eval()
     made = export_model(model, folder, max_detections=10, size=canvas)
     assert max(made.differences.values()) < 1e-3
     assert not made.strangers

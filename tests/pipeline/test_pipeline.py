@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 import mask_frozen_detr
 from mask_frozen_detr import Instances, MaskFrozenDetr, MaskNetworkConfig, UserError
@@ -23,8 +23,7 @@ THRESHOLD = 0.02
 
 
 def save(detector, config: MaskNetworkConfig, folder: Path) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(detector, config)
-    scatter_parameters(model.network)
+    model = scattered(detector, config)
     model.save_pretrained(folder)
     return model
 

@@ -13,22 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from synthetic_detections import scatter_parameters
+from synthetic_detections import scattered
 
 from mask_frozen_detr import MaskFrozenDetr, UserError, load_detector
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.cli.loading import load_model
 from mask_frozen_detr.detectors import FAMILIES, FrozenDetector
 from mask_frozen_detr.detectors.identity import hash_tensors, hash_weights
-from mask_frozen_detr.network import MaskNetworkConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "mask_frozen_detr.json", "mask_network.safetensors"
-
-
-def build(detector: FrozenDetector, network: MaskNetworkConfig) -> MaskFrozenDetr:
-    model = MaskFrozenDetr.build(detector, network)
-    scatter_parameters(model.network)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +30,7 @@ def trained(squashing_folder, tiny_network, tmp_path_factory) -> Path:
     tree = tmp_path_factory.mktemp("trained")
     shutil.copytree(squashing_folder, tree / "detector")
     with contextlib.chdir(tree):
-        build(load_detector("detector"), tiny_network).save_pretrained("runs/one")
+        scattered(load_detector("detector"), tiny_network).save_pretrained("runs/one")
     return tree
 
 
@@ -248,7 +241,7 @@ def through_pickle(thing):
 @pytest.mark.parametrize("how", [copy.deepcopy, through_pickle])
 @pytest.mark.parametrize("kind", ["squashing", "padding"])
 def test_copies_work_by_themselves(kind, how, request, tiny_network, scenes):
-    model = build(request.getfixturevalue(kind), tiny_network)
+    model = scattered(request.getfixturevalue(kind), tiny_network)
     photo = scenes[1].images[0].path
     expected = model.predict(photo, 0.0)
     other = how(model)

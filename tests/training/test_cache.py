@@ -10,6 +10,7 @@ import torch
 from cached_views import FLIPS, check_equal, files_of, opened, training_data
 from narrow import detections
 from tiny_detectors import build_squashing_detector
+from tiny_training import spoiled
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr import MaskFrozenDetr, load_detector
@@ -213,16 +214,12 @@ def test_damaged_files_are_made_anew(damage, small, scenes, tmp_path):
 @pytest.mark.parametrize("fault", ["gone", "cut short", "of another size"])
 def test_unusable_images_are_not_kept(fault, small, scenes, tmp_path):
     record, other = [r for r in scenes[0].images if any(a.category_id <= 3 for a in r.annotations)][:2]
-    path = tmp_path / "bad.jpg"
-    if fault == "cut short":
-        path.write_bytes(record.path.read_bytes()[:-3000])
-    elif fault == "of another size":
-        path, record = record.path, replace(record, width=record.width + 3)
-    data = replace(scenes[0], images=[replace(record, path=path), other])
+    bad = spoiled(record, fault, tmp_path / "bad.jpg")
+    data = replace(scenes[0], images=[bad, other])
     cache, dataset = opened(tmp_path / "cache", small, data)
     for _ in range(2):
         batch = cache.batch([dataset[0, 0], dataset[1, 1]])
-        assert [str(path) in problem for problem in batch.problems] == [True]
+        assert [str(bad.path) in problem for problem in batch.problems] == [True]
         assert [len(target.labels) > 0 for target in batch.targets] == [False, True]
     assert len(files_of(cache)) == 1
 

@@ -11,6 +11,7 @@ from narrow import pixels
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_detectors import NAMES
+from tiny_training import spoiled
 from torch.utils.data import DataLoader
 
 from mask_frozen_detr.data.classes import classes_of
@@ -200,18 +201,12 @@ def test_objects_that_a_view_hardly_shows_are_left_out(squashing, scenes):
 @pytest.mark.parametrize("fault", ["gone", "cut short", "of another size", "no image"])
 def test_unusable_images_are_samples_without_targets(fault, squashing, scenes, tmp_path):
     record, other = [r for r in scenes[0].images if any(a.category_id <= 3 for a in r.annotations)][:2]
-    path = tmp_path / "bad.jpg"
-    if fault == "cut short":
-        path.write_bytes(record.path.read_bytes()[:-3000])
-    elif fault == "no image":
-        path.write_text("hello")
-    elif fault == "of another size":
-        path, record = record.path, replace(record, width=record.width + 3)
-    data = training_data(squashing, replace(scenes[0], images=[replace(record, path=path), other]))
+    bad = spoiled(record, fault, tmp_path / "bad.jpg")
+    data = training_data(squashing, replace(scenes[0], images=[bad, other]))
     sample = data[0, 4]
     assert sample.problem
     assert sample.number == 4
-    assert str(path) in sample.problem
+    assert str(bad.path) in sample.problem
     assert not len(sample.targets.labels)
     batch = collate([sample, data[1, 1]])
     assert batch.problems == [sample.problem]
