@@ -1,5 +1,6 @@
 """Figures equal to those of pycocotools, whatever is found."""
 
+import importlib.metadata
 import math
 import sys
 from dataclasses import replace
@@ -195,11 +196,24 @@ def test_sizes_are_those_of_masks(canned):
     assert any(abs(mask[name] - 100 * by_box[k]) > 0.5 for k, name in ((3, "APs"), (4, "APm"), (5, "APl")))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_pycocotools_scores_where_hotcoco_is_missing(seed, canned, monkeypatch):
+def of_wrong_figures(monkeypatch) -> None:
+    """hotcoco's only version that reads compressed masks wrongly."""
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0.0" if name == "hotcoco" else version(name))
+
+
+@pytest.mark.parametrize(
+    ("seed", "hide"),
+    [
+        (0, lambda monkeypatch: monkeypatch.setitem(sys.modules, "hotcoco", None)),
+        (1, of_wrong_figures),
+    ],
+    ids=["missing", "1.0.0"],
+)
+def test_pycocotools_scores_where_hotcoco_is_missing_or_wrong(seed, hide, canned, monkeypatch):
     data, results = synthetic(seed)
     first = canned(data, rounded(results), max_detections=300)
-    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    hide(monkeypatch)
     second = canned(data, rounded(results), max_detections=300)
     assert second.scorer.startswith("pycocotools")
     for name in ("box", "mask", "box_by_class", "mask_by_class"):

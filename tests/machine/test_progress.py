@@ -96,7 +96,7 @@ def test_quiet(clock, capsys):
 
 def test_text_is_printed_as_it_is(capsys):
     """rich would take [brackets] for markup and break long lines."""
-    text = "skipped: photos/[bold]1[/bold].jpg " + 30 * "word "
+    text = "skipped: photos/[bold]1[/bold].jpg" + 30 * " word"
     Progress("training", 2).print(text)
     assert capsys.readouterr().err == text + "\n"
 

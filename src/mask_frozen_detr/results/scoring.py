@@ -143,15 +143,15 @@ def _compared(
 
 def _scorer() -> tuple[str, Any, Any]:
     """Name, data-set class and evaluation class of the library that scores."""
-    try:
+    with contextlib.suppress(ImportError):
         from hotcoco import COCO, COCOeval
 
-        return "hotcoco", COCO, COCOeval
-    except ImportError:
-        from pycocotools.coco import COCO as SlowCOCO
-        from pycocotools.cocoeval import COCOeval as SlowCOCOeval
+        if importlib.metadata.version("hotcoco") != "1.0.0":  # which takes masks of bytes for others, without a word
+            return "hotcoco", COCO, COCOeval
+    from pycocotools.coco import COCO as SlowCOCO
+    from pycocotools.cocoeval import COCOeval as SlowCOCOeval
 
-        return "pycocotools", SlowCOCO, SlowCOCOeval
+    return "pycocotools", SlowCOCO, SlowCOCOeval
 
 
 def _results(ground: Any, entries: list[dict[str, Any]], data_set: Any) -> Any:
