@@ -31,7 +31,7 @@ class BoxAnswers:
     trust: np.ndarray
 
     def part(self, start: int, end: int) -> "BoxAnswers":
-        """Of the boxes from `start` up to `end`."""
+        """The answers to the boxes from `start` up to `end`."""
         where = slice(start, end)
         return BoxAnswers(
             self.boxes[where],
@@ -44,7 +44,7 @@ class BoxAnswers:
         )
 
     def instances(self, size: tuple[int, int], names: Sequence[str], keep_probabilities: bool) -> Instances:
-        """Of one image of `size` (height, width), masks cut to their boxes.
+        """The instances of one image of `size` (height, width), masks cut to their boxes.
 
         names: of the classes. Raises FloatingPointError where scores are not numbers.
         """
