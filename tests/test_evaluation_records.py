@@ -30,7 +30,7 @@ def test_json_and_table(measured_baseline, tmp_path):
     assert set(saved) == {
         *("model", "split", "format", "box", "mask", "by_class", "images", "images_in_all", "left_out", "seconds"),
         *("categories_without_class", "classes", "problems", "max_detections", "score_threshold", "scorer"),
-        "supervision",
+        *("supervision", "notes"),
     }
     assert list(saved["box"]) == list(saved["mask"]) == list(METRICS)
     assert saved["box"]["APl"] is None, "no object is as large: null, for JSON has no nan"
@@ -79,7 +79,9 @@ def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
         Skipped("val.json, annotation 6", "polygon with fewer than 3 points: part 0 has 2"),
     ]
     names = scenes[1].categories | {6: "\x1b[31mgnome"}
-    measured = evaluate(baseline, replace(scenes[1], images=images, skipped=skipped, categories=names))
+    notes = {"annotation ids begin again: numbered anew": 2}
+    data = replace(scenes[1], images=images, skipped=skipped, categories=names, notes=notes)
+    measured = evaluate(baseline, data)
     table = measured.table()
     for words in (
         "AP over 4 of 6 images",
@@ -87,11 +89,13 @@ def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
         "left out: 1 images cannot be used",
         "left out: 2 annotations are broken: polygon with fewer than 3 points",
         "annotations are of categories that the detector lacks",
+        "note: 2 × annotation ids begin again: numbered anew",
         "?[31mgnome",
     ):
         assert words in table
     assert "\x1b" not in table
     saved = measured.as_dict()
+    assert saved["notes"] == notes
     assert (saved["images"], saved["images_in_all"]) == (4, 6)
     assert saved["left_out"]["missing_images"] == saved["left_out"]["unreadable_images"] == 1
     assert saved["left_out"]["broken_annotations"] == {"polygon with fewer than 3 points": 2}
@@ -102,6 +106,7 @@ def test_what_is_left_out_is_told(baseline, scenes, tmp_path):
 FIGURES = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 1.0)
 WHOLE = {"images": 1, "seconds": 1, "classes": 1, "problems": [], "by_class": {}, "box": FIGURES, "mask": FIGURES}
 DAMAGED = [json.dumps({**WHOLE, "mask": {}}), json.dumps({**WHOLE, "images": {}})]
+DAMAGED.append(json.dumps({**WHOLE, "notes": ["x"]}))
 DAMAGED.append(json.dumps({**WHOLE, "by_class": {"cat": {"box": 10**400, "mask": 1}}}))  # larger than any float
 
 

@@ -168,6 +168,7 @@ def measure(
         problems=[problem for _, problem in unused],
         images_in_all=len(data.images) + left_out.missing_images,
         left_out=left_out,
+        notes=dict(data.notes),
         categories_without_class=list(classes.unmatched_categories),
         max_detections=max_detections,
         score_threshold=score_threshold,

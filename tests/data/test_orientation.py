@@ -1,12 +1,14 @@
 """Photos with orientation tags: which pixels annotations refer to. The right pixels are Pillow's own turns, or none."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.load import load_data, load_split
 from mask_frozen_detr.data.orientation import ambiguous, open_picture
 from mask_frozen_detr.errors import UserError
 
@@ -64,6 +66,31 @@ def test_what_the_size_says_nothing_about_is_noted(tmp_path):
     assert [record.path.stem for record in ambiguous(records)] == ["2", "3", "4"]
     squares = [photo(tmp_path, tag, "jpg", (24, 24))[0] for tag in TAGS]
     assert [record.path.stem for record in ambiguous(squares)] == ["2", "3", "4", "5", "6", "7", "8"]
+
+
+def told(data: CocoData) -> int:
+    return sum(count for note, count in data.notes.items() if "orientation tag that its size says nothing" in note)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_note_is_on_every_split_whoever_reads_it(split, tmp_path):
+    (tmp_path / split).mkdir()
+    records = [photo(tmp_path / split, tag, "png")[0] for tag in TAGS]
+    images = [
+        {"id": number, "file_name": record.path.name, "width": record.width, "height": record.height}
+        for number, record in enumerate(records)
+    ]
+    square = {"bbox": [2, 2, 9, 9], "segmentation": [[2, 2, 11, 2, 11, 11, 2, 11]], "area": 81, "iscrowd": 0}
+    objects = [{**square, "id": number, "image_id": number, "category_id": 1} for number in range(len(images))]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "disc"}]}
+    (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    assert told(load_split(tmp_path, split)) == 3
+    assert told(load_split(tmp_path, split, orientation="apply")) == 0
+    if split == "train":
+        data = load_data(tmp_path, val_fraction=0.99)
+        assert data.val is not None
+        assert len(data.val.images) == 7
+        assert told(data.val) in (2, 3)  # one image is left to train
 
 
 def test_another_size_is_named(tmp_path):

@@ -62,7 +62,7 @@ def load_split(
             return choose_classes(_read(layout, path, split, pictures, orientation), choice)
         val_fraction = run.fraction
     assert val_fraction is not None
-    train, val = hold_out(whole, val_fraction)
+    train, val = _hold_out(whole, val_fraction, orientation)
     return val if split == "val" else train
 
 
@@ -100,19 +100,17 @@ def load_data(
         _refuse_val(path, layout)
     train = choose_classes(_read(layout, path, "train", pictures, orientation), choice)
     if no_val:
-        loaded = Data(train, None, "no val split, as asked: nothing is measured while training")
-    elif val_fraction is not None:
-        train, held_out = hold_out(train, val_fraction)
+        return Data(train, None, "no val split, as asked: nothing is measured while training")
+    if val_fraction is not None:
+        train, held_out = _hold_out(train, val_fraction, orientation)
         count = len(held_out.images)
-        loaded = Data(train, held_out, f"val: {count} of {count + len(train.images)} images, held out from training")
-    else:
-        measured = (
-            _val_of(layout, path, val_pictures, orientation)
-            if val is None
-            else load_split(val, "val", val_images or images, orientation, format)
-        )
-        loaded = Data(train, None, NO_VAL) if measured is None else _with_val(train, measured, choice)
-    return _with_notes(loaded, orientation)
+        return Data(train, held_out, f"val: {count} of {count + len(train.images)} images, held out from training")
+    measured = (
+        _val_of(layout, path, val_pictures, orientation)
+        if val is None
+        else load_split(val, "val", val_images or images, orientation, format)
+    )
+    return Data(train, None, NO_VAL) if measured is None else _with_val(train, measured, choice)
 
 
 def _val_of(layout: Layout, path: Path, images: Path | None, orientation: Orientation) -> CocoData | None:
@@ -144,18 +142,22 @@ def _with_val(train: CocoData, val: CocoData, choice: ClassChoice) -> Data:
     return Data(train, choose_classes(val, choice, strict=False), "")
 
 
-def _with_notes(data: Data, orientation: Orientation) -> Data:
-    """Adds a note on each split that has pictures whose tags nothing explains."""
-    for split in (data.train, data.val):
-        if split is not None and orientation == "auto":
-            turned = len(ambiguous(split.images))
-            if turned:
-                among = "" if len(split.images) <= LOOKED_AT else f" among the first {LOOKED_AT}"
-                split.notes[
-                    f"picture{among} with an orientation tag that its size says nothing about, taken as stored; "
-                    "--orientation apply turns them"
-                ] = turned
-    return data
+def _hold_out(whole: CocoData, fraction: float, orientation: Orientation) -> tuple[CocoData, CocoData]:
+    """Train and val of `hold_out`; what was mended is noted with train, orientation tags with the split they are in."""
+    train, val = hold_out(whole, fraction)
+    _note_orientation(val, orientation)
+    return train, val
+
+
+def _note_orientation(data: CocoData, orientation: Orientation) -> None:
+    """Adds a note where there are pictures whose tags nothing explains."""
+    turned = len(ambiguous(data.images)) if orientation == "auto" else 0
+    if turned:
+        among = "" if len(data.images) <= LOOKED_AT else f" among the first {LOOKED_AT}"
+        data.notes[
+            f"picture{among} with an orientation tag that its size says nothing about, taken as stored; "
+            "--orientation apply turns them"
+        ] = turned
 
 
 def _refuse_val(path: Path, layout: Layout) -> None:
@@ -180,4 +182,6 @@ def _read(layout: Layout, path: Path, split: str, images: Path | None, orientati
         found = ", ".join(f"{name} ({one.place})" for name, one in layout.splits.items()) or "no split at all"
         lost = "".join(f"; {why}" for why in layout.lost.values())
         raise UserError(f"{path}: no split '{split}'; found: {found}{lost}")
-    return layout.splits[split].read(images, orientation)
+    data = layout.splits[split].read(images, orientation)
+    _note_orientation(data, orientation)
+    return data

@@ -180,7 +180,7 @@ def _figure(one: Example, categories: Mapping[int, str]) -> str:
 def _skipped(evaluation: Evaluation | None, training: Iterable[str]) -> str:
     lines = [f"training: {line}" for line in training]
     if evaluation is not None:
-        lines += [*evaluation.left_out.lines(), *(f"skipped: {problem}" for problem in evaluation.problems)]
+        lines += [*evaluation.remarks(), *(f"skipped: {problem}" for problem in evaluation.problems)]
         names = evaluation.categories_without_class
         lines += [f"left out: category that the detector lacks: {name}" for name in names]
         lines.append(f"classes: {evaluation.classes}")

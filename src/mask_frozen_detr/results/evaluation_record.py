@@ -62,6 +62,7 @@ class Evaluation:
     categories_without_class: list[str] = field(default_factory=list)
     max_detections: int = COCO_DETECTIONS  # an image
     score_threshold: float = 0.0  # class scores at most this were left out
+    notes: dict[str, int] = field(default_factory=dict)  # what of the data was mended or is odd but used, counted
     supervision: str = ""  # how the masks were learned, where not from drawn ones alone
     scorer: str = "hotcoco"  # library and version
     format: int = FORMAT
@@ -82,6 +83,7 @@ class Evaluation:
             "images_in_all": self.images_in_all,
             "left_out": asdict(self.left_out),
             "categories_without_class": self.categories_without_class,
+            "notes": self.notes,
             "seconds": round(self.seconds, 2),
             "classes": self.classes,
             "problems": self.problems,
@@ -90,6 +92,10 @@ class Evaluation:
             "supervision": self.supervision,
             "scorer": self.scorer,
         }
+
+    def remarks(self) -> list[str]:
+        """What was left out and what else is to be known of the data, a line for each kind that occurred."""
+        return [*self.left_out.lines(), *(f"note: {count} × {printable(what)}" for what, count in self.notes.items())]
 
     def coverage(self) -> str:
         """Says of how many images the figures are, and how many detections of each they count."""
@@ -111,7 +117,7 @@ class Evaluation:
             row("mask", self.mask),
             self.coverage(),
             *([self.supervision] if self.supervision else []),
-            *self.left_out.lines(),
+            *self.remarks(),
         ]
         if self.categories_without_class:
             names = shorten(map(printable, self.categories_without_class))
@@ -171,6 +177,7 @@ def read_evaluation(path: Path) -> Evaluation:
             saved["classes"],
             list(saved["problems"]),
             left_out=LeftOut(**{key: value for key, value in saved.get("left_out", {}).items() if key in known}),
+            notes={printable(str(what)): int(count) for what, count in saved.get("notes", {}).items()},
             format=saved.get("format", 1),
             **{key: saved[key] for key in newer & saved.keys()},
         )
