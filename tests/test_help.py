@@ -20,7 +20,7 @@ def options_of(text: str) -> list[str]:
         if not inside or inside[0] not in BOX:
             continue
         inside = inside.strip(BOX)
-        if re.match(r" (--?[a-z]|[A-Z]{3,}|\{)", inside):
+        if re.match(r" (--?[a-z]|[A-Z]{3,}( [A-Z…]+)*(\s{2,}|$)|\{)", inside):
             options.append(inside.strip())
         elif inside.startswith("     ") and options:
             options[-1] += "  " + inside.strip()

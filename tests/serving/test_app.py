@@ -48,7 +48,8 @@ def page(address) -> Iterator[Any]:
         page.goto(address)
         yield page
     assert {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
-    assert not said
+    # Gradio 6.17 ends each of its streams by an AbortError, newer ones without a word.
+    assert not [words for words in said if not words.startswith("AbortError")]
 
 
 def told(page: Any, words: str) -> None:
