@@ -1,6 +1,8 @@
 """The command line, whole: train, evaluate, predict; and options that will not do."""
 
+import contextlib
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from conftest import TINY
 from safetensors.torch import load_file
 
 from mask_frozen_detr.cli import main
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.results import inference
 from mask_frozen_detr.training.presets import preset
@@ -245,6 +248,21 @@ def test_help(capfd):
     shown = capfd.readouterr().out
     for word in ("evaluate", "predict", "--resume", "--overwrite", "--roi-size"):
         assert word in shown
+
+
+@pytest.mark.parametrize("made_of_it", [ValueError("no shape"), UserError("weights cannot be read")])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_of_which_a_library_makes_another_exception(number, code, made_of_it, monkeypatch, capfd):
+    def swallow(*_args: object, **_options: object) -> None:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        raise made_of_it
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("mask_frozen_detr.cli.recipes.Recipes.run", swallow)
+    assert main(["recipes"]) == code
+    assert "Traceback" not in capfd.readouterr().err
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_interrupted(tiny_run, scenes_folder, monkeypatch, capfd):

@@ -9,7 +9,6 @@ import gc
 import importlib
 import io
 import re
-import signal
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -44,7 +43,6 @@ def prepare(bench: Bench) -> None:
     load_detector(bench.detector)  # builds tables of transformers that take longer than all else
     with contextlib.redirect_stdout(io.StringIO()):
         mask_frozen_detr.cli.main(["detectors"])
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which `main` has set: forks are to start as processes do
     settle()
 
 

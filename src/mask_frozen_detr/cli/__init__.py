@@ -7,22 +7,47 @@ from types import FrameType
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0; 2 after a line that says what the user can mend; 130 after Ctrl-C.
+    """Run one command. Returns 0; 2 after a line that says what the user can mend; 130 after Ctrl-C, 143 after SIGTERM.
 
-    SIGTERM ends the process with 143. Both are obeyed from the first import on.
+    Both signals are obeyed from the first import on, also where code in C makes another exception of theirs.
     """
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+    stops = _Stops()
     try:
         from mask_frozen_detr.cli.run import run_command
 
-        return run_command(sys.argv[1:] if arguments is None else arguments)
+        code = run_command(sys.argv[1:] if arguments is None else arguments)
+        if code != 2 or not stops.received:
+            return code
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
-        if not _is_interruption(error):
+        if not stops.received and not _is_interruption(error):
             raise
-        return _interrupted()
+    finally:
+        stops.give_back()
+    return 128 + signal.SIGTERM if stops.received == signal.SIGTERM else _interrupted()
+
+
+class _Stops:
+    """Handlers of SIGINT and SIGTERM that raise as ever, and remember: `received` is the last of them, or 0."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) == usual:  # others are the caller's
+                    self._before[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        if number == signal.SIGTERM:
+            sys.exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    def give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def _interrupted() -> int:
@@ -36,7 +61,3 @@ def _is_interruption(error: BaseException) -> bool:
     while following is not None and not isinstance(following, KeyboardInterrupt):
         following = following.__cause__ or following.__context__
     return following is not None
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + signal.SIGTERM)
