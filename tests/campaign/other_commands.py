@@ -153,7 +153,7 @@ def inspected(bench: Bench, random: Random, folder: Path) -> Try:
         random.choice([page, figures]).write_text("the user's")
     before = tree(folder)
     command: list[str | Path] = ["inspect", data, "--html", page, "--json", figures, "--pictures", "3"]
-    command += ["--detector", bench.detector] if random.random() < 0.3 else []
+    command += [bench.detector] if random.random() < 0.3 else []
     ran = run(command, folder)
     faults = manners(ran)
     faults += lost(before, tree(folder))

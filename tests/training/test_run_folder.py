@@ -101,7 +101,10 @@ def test_a_run_that_was_stopped_owns_no_more_than_it_wrote(four_steps, tmp_path,
         assert mine.items() <= contents(output).items()
 
 
-@pytest.mark.parametrize("name", [WEIGHTS_FILE, "evaluation-4.json", "best/config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [WEIGHTS_FILE, *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluation-4.json", "best/config.json"))],
+)
 def test_a_file_that_the_user_puts_there_during_the_run_stays(name, four_steps, tmp_path, refused, monkeypatch):
     output = tmp_path / "run"
     in_third_step(monkeypatch, lambda: plant(output, [name]))
