@@ -216,6 +216,7 @@ def tiny() -> train_scene_detector.Schedule:
     return train_scene_detector.Schedule(seed=1, steps=2, batch=2, warmup=1, held_out=1)
 
 
+@pytest.mark.slow
 def test_detector_training_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(train_scene_detector, "SAVE_EVERY", 1)
     whole, _ = train_scene_detector.train(tiny)

@@ -226,6 +226,7 @@ def test_a_damaged_result_is_named(squashing_folder, scenes_folder, tmp_path):
         reproduce(1, str(squashing_folder), scenes_folder, tmp_path, TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(squashing_folder, scenes_folder, tmp_path, monkeypatch):
     original = reproduce_rows.train

@@ -105,7 +105,9 @@ def test_on_the_way_a_part_of_val_at_the_end_all_of_it(go, scenes, tmp_path, cap
     assert counts[4]["mask"]["AP"] == 40.0
 
 
-@pytest.mark.parametrize("ending", ["the weights are written", "their record is written"])
+@pytest.mark.parametrize(
+    "ending", ["the weights are written", pytest.param("their record is written", marks=pytest.mark.slow)]
+)
 def test_a_run_that_ends_between_best_and_evaluation_goes_on(ending, go, tmp_path, monkeypatch, capsys):
     """The best weights are on the disk, the evaluation is not: it is made again, and decides the same."""
 

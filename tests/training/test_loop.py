@@ -242,6 +242,7 @@ def test_the_loss_is_that_of_a_mean_over_objects(squashing, scenes, tiny_network
 # --- several processes ---
 
 
+@pytest.mark.slow  # `machine/test_two_processes.py` has runs of two processes as well
 def test_two_processes_train_what_one_does(squashing_folder, scenes_folder, tiny_network, tmp_path):
     """The same batches, shared out; in some steps one process has no matched query and the other has."""
     options = (

@@ -23,7 +23,7 @@ pytest_plugins = ["run_folder_fixtures"]
 # --- one run at a time ---
 
 
-@pytest.mark.parametrize("more", [["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("more", [["--resume"], pytest.param(["--overwrite"], marks=pytest.mark.slow)])
 def test_a_second_run_is_refused_while_the_first_lives(more, four_steps, tmp_path, refused):
     output = tmp_path / "run"
     child = NURSERY.Process(target=stopped, args=(four_steps(output), stop_in_step, 3, signal.SIGINT, True))
