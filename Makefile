@@ -64,7 +64,7 @@ benchmarks: $(INSTALLED)  ## what it costs on a CPU, beside its peers, at small 
 
 # With packages that are there already: make gpu-benchmarks BIN=FOLDER_OF_PYTHON INSTALLED=
 gpu-benchmarks: $(INSTALLED)  ## what it costs on a GPU, kernels and peers included: under 9 minutes
-	PYTHONPATH=src $(BIN)/python -m benchmarks --gpu $(ARGS)
+	PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m benchmarks --gpu $(ARGS)
 
 train-demo-detector: $(INSTALLED)  ## train the tiny detector that the demo ships with
 	$(BIN)/python -m mask_frozen_detr.demo.train_scene_detector --output src/mask_frozen_detr/assets/scene-detector
