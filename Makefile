@@ -9,7 +9,7 @@ LOWEST := .venv-lowest
 JOBS ?= 2
 TESTS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help install demo demo-boxes test test-slow test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
+.PHONY: help install demo demo-boxes test test-slow test-gpu test-lowest campaign check lint docs benchmarks gpu-benchmarks train-demo-detector clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -34,6 +34,9 @@ test: $(INSTALLED)  ## the tests, on a CPU
 
 test-slow: $(INSTALLED)  ## the tests that take minutes as well
 	$(TESTS) --timeout 1200
+
+test-gpu: $(INSTALLED)  ## the tests that need a GPU: a minute
+	MASK_FROZEN_DETR_TEST_GPU=1 HF_HUB_OFFLINE=1 PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest tests/gpu $(ARGS)
 
 test-lowest: pyproject.toml  ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv $(LOWEST)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
+if "MASK_FROZEN_DETR_TEST_GPU" not in os.environ:  # of `make test-gpu`: the others compare to the bit, as CPUs do
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

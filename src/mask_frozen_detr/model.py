@@ -72,7 +72,8 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         classes: RunClasses | None = None,
     ):
         super().__init__()
-        self.detector, self.network, self.own_detector = detector, network, own_detector
+        self.detector, self.own_detector = detector, own_detector
+        self.network = network.to(self.device)  # a detector may lie on a GPU already, as after a training
         self.classes = classes
         self.max_detections = DETECTIONS
         self.run_folder: Path | None = None
@@ -110,7 +111,7 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         detector: where that detector lies now, if it has moved; it must be the same. A local one is looked for where
             it lay relative to the run folder, then where it lay on the machine that trained.
         revision: of the run's hub repository. detector_revision: of the detector's, instead of the trained one.
-        device: where to put it all; None leaves it on the CPU.
+        device: where to put it all; None leaves it where the detector lies, by default on the CPU.
         prompt: other classes for a detector that takes text.
         Raises UserError for a folder that is no run, a detector that is gone or another one, damaged files.
         """
