@@ -35,7 +35,7 @@ test: $(INSTALLED)  ## the tests, on a CPU
 test-slow: $(INSTALLED)  ## the tests that take minutes as well
 	$(TESTS) --timeout 1200
 
-test-gpu: $(INSTALLED)  ## the tests that need a GPU: a minute
+test-gpu: $(INSTALLED)  ## the tests that need a GPU: two minutes
 	MASK_FROZEN_DETR_TEST_GPU=1 HF_HUB_OFFLINE=1 PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest tests/gpu $(ARGS)
 
 test-lowest: pyproject.toml  ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest

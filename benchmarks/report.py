@@ -21,10 +21,10 @@ PACKAGES = ("torch", "torchvision", "transformers", "triton", "numpy", "pillow",
 
 
 def describe_run(device: torch.device, threads: int, commit: str | None = None) -> dict[str, Any]:
-    """Commit, versions, hardware, command. commit: for a tree without git."""
+    """Commit, versions, hardware, command. commit: for a tree without git, or whose git is another's."""
     return {
         "commit": commit or _git("rev-parse", "HEAD"),
-        "changed": sorted(line[3:] for line in (_git("status", "--porcelain") or "").splitlines()),
+        "changed": [] if commit else sorted(line[3:] for line in (_git("status", "--porcelain") or "").splitlines()),
         "command": shlex.join(["python", "-m", _module(Path(sys.argv[0])), *_without_places(sys.argv[1:])]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {

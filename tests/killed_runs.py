@@ -12,7 +12,7 @@ from nursery import NURSERY, run_main
 
 from mask_frozen_detr import model
 from mask_frozen_detr.machine import files
-from mask_frozen_detr.model import DETECTOR_FOLDER, WEIGHTS_FILE
+from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE
 from mask_frozen_detr.training import records, run_folder, step
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE
@@ -107,6 +107,7 @@ def in_the_midst_of_a_line() -> None:
 
 MOMENTS: dict[str, Killer] = {
     "with half of the folder made": at_call(files.os, "fsync", 1),
+    "with one of two descriptions written": at_call(files.os, "replace", 1, only=CONFIG_FILE),
     "before the first step": at_call(step, "step_losses", 1),
     "before the first checkpoint": at_call(step, "step_losses", 3),
     "in the step after a checkpoint": at_call(step, "step_losses", 4),

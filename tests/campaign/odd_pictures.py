@@ -229,7 +229,8 @@ def _usable(path: Path, said: dict[str, Any]) -> bool:
             return False
         with Image.open(path) as opened:
             opened.load()
-            return opened.size == (said["width"], said["height"])
+            fits = opened.size == (said["width"], said["height"])
+            return fits and opened.mode not in ("F", "I")  # of which only few can be drawn in 8 bits
     except Exception:
         return False
 

@@ -290,7 +290,9 @@ def test_launchers(launcher, train_command, alone, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(tmp_path)}
     subprocess.run(
         [
-            *[sys.executable, "-m", *start.split(), *port, "-m", "mask_frozen_detr.cli"],
+            # torchrun would take `--log` for the beginning of an option of its own
+            *[sys.executable, "-m", *start.split(), *port, "-m", *["--"][launcher == "accelerate" :]],
+            "mask_frozen_detr.cli",
             *train_command(tmp_path / "run"),
         ],
         check=True,

@@ -11,7 +11,8 @@ from killed_runs import MOMENTS, VARIANTS, check_same_outcome, kill
 from nursery import NURSERY, run_main
 
 from mask_frozen_detr.cli import main
-from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.model import CONFIG_FILE, WEIGHTS_FILE
+from mask_frozen_detr.run.description import TRAINING_FILE
 from mask_frozen_detr.training.run_folder import METRICS_FILE
 
 pytest_plugins = ["killed_run_fixtures"]
@@ -36,6 +37,16 @@ SLOW = {  # each like another one, or tried by the campaign's kills
 def test_killed_at_any_moment(moment, variant_command, undisturbed, tmp_path):
     kill(variant_command(tmp_path / "run"), moment)
     assert main(variant_command(tmp_path / "run", "plain", "--resume")) == 0
+    check_same_outcome(tmp_path / "run", undisturbed("plain"))
+
+
+def test_options_are_known_from_the_first_description(variant_command, undisturbed, tmp_path):
+    """As a user goes on who gives no options again."""
+    command = variant_command(tmp_path / "run")
+    kill(command, "with one of two descriptions written")
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {TRAINING_FILE}
+    assert not (tmp_path / "run" / CONFIG_FILE).exists()
+    assert main([*command[: command.index("--preset")], "--resume", "--workers", "0"]) == 0
     check_same_outcome(tmp_path / "run", undisturbed("plain"))
 
 

@@ -108,7 +108,7 @@ def read_run_config(folder: Path) -> RunConfig:
         return RunConfig(
             read_record(Identity, saved["detector"], "detector"),
             _bounded(read_record(DetectorShapes, saved["shapes"], "shapes")),
-            _small(read_record(MaskNetworkConfig, saved["network"], "network")),
+            read_network_config(saved["network"]),
             RunClasses.read(saved["classes"], len(names or [])) if "classes" in saved else None,
             _trained_detections(saved, folder),
             names,
@@ -138,8 +138,9 @@ def _bounded(shapes: DetectorShapes) -> DetectorShapes:
     return shapes
 
 
-def _small(network: MaskNetworkConfig) -> MaskNetworkConfig:
-    """Raises ValueError for a RoIAlign size whose masks would take more memory than any machine has."""
+def read_network_config(saved: Any) -> MaskNetworkConfig:
+    """Raises ValueError for what is none, and for a RoIAlign size whose masks no machine has memory for."""
+    network = read_record(MaskNetworkConfig, saved, "network")
     if network.roi_size > LARGEST_ROI:
         raise ValueError(f"network.roi_size: found {network.roi_size}, expected at most {LARGEST_ROI}")
     return network
