@@ -1,5 +1,6 @@
 """A saved model gives what it gave; damage is named."""
 
+import copy
 import json
 import shutil
 
@@ -147,3 +148,10 @@ def test_nothing_is_written_where_nothing_may_be(model, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         model.save_pretrained(tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_a_network_goes_where_its_detector_lies(squashing, tiny_network):
+    """A detector that has been trained on lies on the GPU; here another device stands for that."""
+    detector = copy.deepcopy(squashing).to("meta")
+    model = MaskFrozenDetr.build(detector, tiny_network)
+    assert {parameter.device.type for parameter in model.network.parameters()} == {"meta"}

@@ -10,8 +10,9 @@ import torch
 from narrow import pixels
 from torch import Tensor
 
-from mask_frozen_detr import MaskFrozenDetr
+from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.machine.devices import send
+from mask_frozen_detr.machine.processes import check_enough_gpus
 from mask_frozen_detr.ops.deformable_attention import attention_choice
 from mask_frozen_detr.results.inference import segment
 from mask_frozen_detr.training.config import LossConfig
@@ -112,3 +113,9 @@ def test_what_is_sent_arrives():
     assert send(torch.arange(3), torch.device("meta")).shape == (3,)
     if torch.cuda.is_available():
         assert send(torch.arange(3), torch.device("cuda")).tolist() == [0, 1, 2]
+
+
+def test_more_processes_than_gpus_are_refused():
+    check_enough_gpus(2, 2)
+    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE: found 3 processes on a machine with 2 GPUs, expected at"):
+        check_enough_gpus(3, 2)
