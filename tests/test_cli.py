@@ -3,6 +3,9 @@
 import contextlib
 import json
 import signal
+import sys
+import time
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 
@@ -263,6 +266,26 @@ def test_a_signal_of_which_a_library_makes_another_exception(number, code, made_
     assert main(["recipes"]) == code
     assert "Traceback" not in capfd.readouterr().err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_amid_a_callback_is_obeyed(number, code, monkeypatch, capfd):
+    """Python ignores what a weak reference's callback raises, and goes on."""
+
+    def swallow(*_args: object, **_options: object) -> None:
+        referred = [set[int]()]
+        watched = weakref.ref(referred[0], lambda _: signal.raise_signal(number))
+        del referred[0]
+        assert watched() is None
+        time.sleep(20)
+
+    before = sys.unraisablehook
+    monkeypatch.setattr("mask_frozen_detr.cli.recipes.Recipes.run", swallow)
+    began = time.monotonic()
+    assert main(["recipes"]) == code
+    assert time.monotonic() - began < 15
+    assert "ignored" not in capfd.readouterr().err
+    assert sys.unraisablehook is before
 
 
 def test_interrupted(tiny_run, scenes_folder, monkeypatch, capfd):

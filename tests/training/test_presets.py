@@ -22,6 +22,15 @@ def test_few_images_are_seen_more_often(name):
 
 
 @pytest.mark.parametrize(
+    ("images", "steps"), [(10, 1200), (50, 1200), (120, 1200), (200, 2000), (240, 2400), (343, 2400), (1600, 4800)]
+)
+def test_few_images_are_not_learned_by_heart(images, steps):
+    """At a batch of two: twenty passes, within 1,200 to 2,400 steps; many images are seen six times."""
+    _, training = preset("light", images)
+    assert training.steps(images) == pytest.approx(steps, abs=images / 2)
+
+
+@pytest.mark.parametrize(
     ("gmacs", "images", "expected"),
     [(1, 50, "light"), (20, 10**6, "light"), (150, 300, "balanced"), (150, 10**5, "paper")],
 )

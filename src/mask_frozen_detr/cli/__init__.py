@@ -5,6 +5,8 @@ import sys
 import threading
 from types import FrameType
 
+MOMENT = 0.02  # seconds
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 2 after a line that says what the user can mend; 130 after Ctrl-C, 143 after SIGTERM.
@@ -29,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Stops:
-    """Handlers of SIGINT and SIGTERM that raise as ever, and remember: `received` is the last of them, or 0."""
+    """Handlers of SIGINT and SIGTERM that raise as ever, and remember: `received` is the last of them, or 0.
+
+    One that comes amid a callback, whose exceptions Python ignores, comes again a moment later.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -38,6 +43,8 @@ class _Stops:
             for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
                 if signal.getsignal(number) == usual:  # others are the caller's
                     self._before[number] = signal.signal(number, self._stop)
+        self._again: threading.Timer | None = None
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._ignored
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
@@ -45,9 +52,29 @@ class _Stops:
             sys.exit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
 
+    def _ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if not self.received or not isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
+            self._hook(unraisable)
+            return
+        self._again = threading.Timer(MOMENT, _signal_main_thread, [self.received])
+        self._again.daemon = True
+        self._again.start()
+
     def give_back(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _signal_main_thread(number: int) -> None:
+    """Also where that waits for something; Windows has no such call."""
+    main_thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main_thread is not None:
+        signal.pthread_kill(main_thread, number)
+    else:
+        signal.raise_signal(number)
 
 
 def _interrupted() -> int:
