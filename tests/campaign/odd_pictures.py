@@ -222,6 +222,12 @@ def _check(ran, odd: list[tuple[Path, str]], good: Path, inputs: list[Path], fol
     return faults
 
 
+def _inside(entry: dict[str, Any], said: dict[str, Any]) -> bool:
+    """Whether an annotation is of a picture and its box within it; of a tiny picture all may be refused."""
+    x, y, w, h = entry["bbox"]
+    return entry["image_id"] == said["id"] and x + w <= said["width"] and y + h <= said["height"]
+
+
 def _usable(path: Path, said: dict[str, Any]) -> bool:
     """Whether Pillow reads a picture whole, at the size that is said of it; a split without one may be refused."""
     try:
@@ -261,6 +267,7 @@ def of_data(bench: Bench, random: Random, folder: Path) -> Try:
         command[2] = str(data)
     ran = run(command, folder)
     faults = manners(ran)
-    if not faults and ran.code and any(_usable(data / split / one["file_name"], one) for one in document["images"]):
+    usable = [one for one in document["images"] if _usable(data / split / one["file_name"], one)]
+    if not faults and ran.code and any(_inside(entry, one) for one in usable for entry in document["annotations"]):
         faults.append(f"odd pictures end it all: {ran.last_line}")
     return Try(f"{command[0]}, {split}, {'; '.join(what)}", faults)
