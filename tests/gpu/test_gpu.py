@@ -4,6 +4,7 @@ The CPU's figures are the judge, in float32. Weights are not equal to the bit he
 """
 
 import json
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +14,7 @@ import pytest
 import torch
 from folders import read_metrics
 from kernel_cases import CASES, LOST, TOLERANCE, run_kernels
-from nursery import NURSERY
-from run_folders import stop_in_step, stopped
+from run_folders import run_stopped, stop_in_step
 
 from benchmarks.contestants import ours
 from benchmarks.measure import waits
@@ -24,6 +24,7 @@ from mask_frozen_detr import Instances, MaskFrozenDetr, load_detector
 from mask_frozen_detr.cli import main
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.demo.scenes import SCENE_DETECTOR
+from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.ops.deformable_attention import kernels_run
 from mask_frozen_detr.training.run_folder import TRAINING_FILE
 
@@ -80,6 +81,10 @@ def test_what_is_no_number_spreads_as_in_the_reference(name, found):
     assert all(part["same"] and part["close"] for part in found["lost"][name]), found["lost"][name]
 
 
+def test_what_is_sent_arrives():
+    assert send(torch.arange(3), GPU).tolist() == [0, 1, 2]
+
+
 # Training
 
 
@@ -100,10 +105,7 @@ def test_a_step_hardly_waits_for_the_gpu():
 
 def test_a_stopped_run_goes_on_to_the_same_losses(command, trained, tmp_path):
     output = tmp_path / "run"
-    child = NURSERY.Process(target=stopped, args=(command(output), stop_in_step, 15, 2, False))
-    child.start()
-    child.join(timeout=200)
-    assert child.exitcode == 130
+    assert run_stopped(command(output), stop_in_step, 15, signal.SIGINT, False) == 130
     assert main(command(output, "--resume")) == 0
     ours, theirs = ([(line["step"], line["loss"]) for line in read_metrics(run)] for run in (output, trained))
     assert [step for step, _ in ours] == [step for step, _ in theirs]
