@@ -50,6 +50,15 @@ def test_a_stopped_run_goes_on(patch, options, code, four_steps, finished_once, 
     assert {path.name for path in output.glob("evaluation-*.json")} == {"evaluation-3.json", "evaluation-4.json"}
 
 
+def test_a_run_stopped_before_its_first_line_goes_on(four_steps, tmp_path):
+    """A checkpoint and no metrics yet, as of Ctrl-C in the first of the iterations between lines."""
+    output = tmp_path / "run"
+    assert run_stopped(four_steps(output, "--log-every", "4"), stop_in_step, 2, signal.SIGINT, False) == 130
+    assert not (output / METRICS_FILE).exists()
+    assert main(four_steps(output, "--log-every", "4", "--resume")) == 0
+    assert [line["step"] for line in read_metrics(output)] == [4]
+
+
 def test_a_second_signal_ends_at_once(four_steps, tmp_path):
     """Also where the first waits for a step that never ends."""
     output = tmp_path / "run"

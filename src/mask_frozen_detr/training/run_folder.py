@@ -337,9 +337,12 @@ def _digest(data: bytes) -> dict[str, Any]:
 def _cut_metrics(path: Path, checkpoint: dict[str, Any]) -> None:
     """Only the lines up to the checkpoint stay: the others will be written again.
 
+    Where there is no file none is made: a run may have been killed before its first line, and owns none then.
     Raises UserError where they are not the lines that the checkpoint was made after.
     """
-    data, known = read_regular(path) if path.exists() else b"", checkpoint["metrics"]
+    if not path.exists():
+        return
+    data, known = read_regular(path), checkpoint["metrics"]
     if known is None:  # of an older version
         write_text_atomic(path, _whole_lines(data.decode(errors="replace"), checkpoint["step"]))
         return
