@@ -1,6 +1,7 @@
 """Training on masks that it draws itself: from boxes alone, beside true masks, and drawn anew by the network."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import read_metrics
 from tiny_detectors import NAMES
 
 from mask_frozen_detr import MaskFrozenDetr, UserError
@@ -54,6 +56,14 @@ def test_masks_from_boxes_see_no_mask(squashing, tiny_network, scenes, tmp_path)
     blind = weights(squashing, tiny_network, without_masks(scenes[0]), tmp_path / "blind", FROM_BOXES)
     assert weights(squashing, tiny_network, scenes[0], tmp_path / "seeing", FROM_BOXES) == blind
     assert weights(squashing, tiny_network, scenes[0], tmp_path / "true", CONFIG) != blind
+
+
+def test_masks_from_boxes_are_learned_in_bf16(squashing, tiny_network, scenes, tmp_path):
+    """What a processor that computes in it takes by itself; pseudo-masks are float16, which it does not take."""
+    weights(squashing, tiny_network, without_masks(scenes[0]), tmp_path / "run", replace(FROM_BOXES, precision="bf16"))
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
+    assert len(losses) == CONFIG.iterations
+    assert all(map(math.isfinite, losses))
 
 
 def test_where_nothing_is_missing_training_is_the_usual(squashing, tiny_network, scenes, tmp_path, capsys):
