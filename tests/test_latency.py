@@ -31,6 +31,17 @@ def test_advice_names_what_costs_most_first(squashing):
     assert said == ["train with --preset light", "a higher --score-threshold", "smaller pictures"]
 
 
+@pytest.mark.parametrize(
+    ("size", "upsample", "said"),
+    [(32, 1, "train with --roi-size 16"), (16, 1, "train with --roi-size 8 --upsample 2"), (8, 2, "")],
+)
+def test_advice_on_cells_is_what_the_network_does_not_do_yet(size, upsample, said, squashing):
+    config = MaskNetworkConfig(box_encoder="convnext", roi_size=size, upsample=upsample)
+    slow = replace(FAST, masks={10: 500.0, 100: 500.0})
+    lines = [line for line in advice(slow, MaskFrozenDetr.build(squashing, config)) if "--roi-size" in line]
+    assert [line.split(":")[0] for line in lines] == ([said] if said else [])
+
+
 def test_no_pictures_are_refused(squashing):
     with pytest.raises(UserError, match="no picture"):
         measure_latency(MaskFrozenDetr.build(squashing), [])

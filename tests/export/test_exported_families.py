@@ -27,7 +27,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 FEW_LAYERS = {"encoder_layers": 2, "decoder_layers": 2}
 CANVAS = (96, 160)  # of detectors of any size: the shorter side is 96
 NETWORK = MaskNetworkConfig(
-    image_encoder="convnext", image_layers=1, box_encoder="convnext", box_layers=1, mask_width=8, roi_size=8
+    image_encoder="convnext", image_layers=1, box_encoder="convnext", box_layers=1, mask_width=8, roi_size=8, upsample=2
 )
 SQUASHING = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2 femto", "rf_detr", "lw_detr", "pp_doclayout_v3")
 PADDING = ("deformable_detr", "deformable_detr two-stage", "detr", "conditional_detr")

@@ -25,6 +25,12 @@ from mask_frozen_detr.network.config import MaskNetworkConfig, training_free
         ({"mask_width": 0}, "mask_width: found 0, expected a multiple"),
         ({"roi_size": 30}, "roi_size: found 30, expected a multiple of 4"),
         ({"roi_size": 0}, "roi_size: found 0, expected a multiple of 4"),
+        ({"upsample": 0}, "upsample: found 0, expected a whole number from 1 to 4"),
+        ({"upsample": 2.0}, "upsample: found 2.0, expected a whole number from 1 to 4"),
+        (
+            {"roi_align": False, "box_encoder": "none", "box_layers": 0, "upsample": 2},
+            "a mask finer than its features works on RoIAlign's box features",
+        ),
         ({"roi_align": False}, "a box feature encoder works on RoIAlign's box features"),
         (
             {"roi_align": False, "box_encoder": "none", "box_layers": 0},

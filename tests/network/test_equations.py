@@ -5,6 +5,7 @@ Letters: d detector width, h × w cells of a map, M boxes, r RoIAlign side, c ma
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,23 +91,47 @@ def test_equations_3_and_4_masks_over_boxes():
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_equation_4_dot_product_head(scale):
-    queries, maps = randn(3, 8), randn(3, 8, 4, 5, seed=1)
+    queries, maps = randn(3, 2, 8), randn(3, 8, 4, 5, seed=1)
     logits = DotProductHead(8, scale)(queries, maps)
     for i in range(3):
-        assert torch.allclose(logits[i], products(queries[i], maps[i]) * scale)
+        for k in range(2):
+            assert torch.allclose(logits[i, k], products(queries[i, k], maps[i]) * scale)
 
 
 def test_table_14_segmenter_head():
     head = SegmenterHead(8, 0.5)
     scatter_parameters(head)
-    queries, maps = randn(3, 8), randn(3, 8, 4, 5, seed=1)
+    queries, maps = randn(3, 2, 8), randn(3, 8, 4, 5, seed=1)
     logits = head(queries, maps)
     for i in range(3):
-        query = layer_norm(head.query_norm, linear(head.query_projection, queries[i]))
-        for y in range(4):
-            for x in range(5):
-                cell = layer_norm(head.map_norm, linear(head.map_projection, maps[i, :, y, x]))
-                assert logits[i, y, x].item() == pytest.approx(0.5 * (query @ cell).item())
+        for k in range(2):
+            query = layer_norm(head.query_norm, linear(head.query_projection, queries[i, k]))
+            for y in range(4):
+                for x in range(5):
+                    cell = layer_norm(head.map_norm, linear(head.map_projection, maps[i, :, y, x]))
+                    assert logits[i, k, y, x].item() == pytest.approx(0.5 * (query @ cell).item())
+
+
+def test_each_part_of_a_cell_has_a_query_of_its_own():
+    """Equation 4 with f² queries of a box: part y, x of cell i, j is cell f·i + y, f·j + x of the mask."""
+    f, r = 3, 4
+    detections = detections_of()
+    config = replace(training_free(roi_size=r), upsample=f)
+    network = build_network(config, SHAPES)
+    scatter_parameters(network)
+    assert network.subcells is not None
+    output = run(network, detections)
+    assert output.logits.shape == (COUNT, f * r, f * r)
+    F = detections.stem[0] + interpolate(detections.features[0][0], 2)
+    for m in range(COUNT):
+        query = detections.queries[0, m]
+        with torch.no_grad():
+            parts = linear(network.subcells.offsets, query).view(f, f, 8) + query
+        R = roi_align(F, pixel_box(detections.boxes[0, m]), r, 4)
+        for y in range(f):
+            for x in range(f):
+                expected = products(parts[y, x], R) / math.sqrt(8)
+                assert torch.allclose(output.logits[m, y::f, x::f], expected, atol=1e-4)
 
 
 def test_equations_5_and_6_image_feature_encoder():
@@ -217,16 +242,17 @@ def test_equation_11_box_to_object_attention():
             assert torch.allclose(output[i], layer_norm(layer.ffn_norm, query + ffn))
 
 
-@pytest.mark.parametrize("size", [8, 12])
-def test_equation_12_mask_scoring(size):
-    """iou_i = MLP(Flatten(Conv(Cat(M_i, R_i))))."""
+@pytest.mark.parametrize(("size", "upsample"), [(8, 1), (12, 1), (8, 2)])
+def test_equation_12_mask_scoring(size, upsample):
+    """iou_i = MLP(Flatten(Conv(Cat(M_i, R_i)))); of a finer mask each cell's mean."""
     scoring = MaskScoring(4, size, num_classes=3)
     scatter_parameters(scoring)
-    logits, boxes = randn(2, size, size), randn(2, 4, size, size, seed=1)
+    logits, boxes = randn(2, size * upsample, size * upsample), randn(2, 4, size, size, seed=1)
     with torch.no_grad():
         predicted = scoring(logits, boxes)
         for m in range(2):
-            maps = torch.cat([sigmoid(logits[m])[None], boxes[m]])
+            parts = [sigmoid(logits[m])[y::upsample, x::upsample] for y in range(upsample) for x in range(upsample)]
+            maps = torch.cat([torch.stack(parts).mean(0)[None], boxes[m]])
             for conv in (scoring.convs[0], scoring.convs[2], scoring.convs[4]):
                 maps = convolve(conv, maps).clamp(min=0)
             x = maps.flatten()

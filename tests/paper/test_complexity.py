@@ -158,7 +158,7 @@ def test_default_network_by_hand():
     [
         {"query_o2o": True},
         {"image_encoder": "swin", "box_encoder": "swin"},
-        {"image_encoder": "convnext", "box_encoder": "convnext", "head": "segmenter"},
+        {"image_encoder": "convnext", "box_encoder": "convnext", "head": "segmenter", "upsample": 2},
     ],
 )
 def test_shapes_alone_count_what_real_tensors_count(changes):

@@ -155,7 +155,7 @@ def _describe(
         opset=opset,
         input=size,
         detections=rows,
-        mask_side=model.network.config.roi_size,
+        mask_side=model.network.config.mask_side,
         mask_threshold=MASK_THRESHOLD,
         mask_scoring=model.network.config.mask_scoring,
         preprocessing=preparation,

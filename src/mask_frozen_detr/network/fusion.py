@@ -53,12 +53,21 @@ class Fusion(nn.Module):
         stem: Tensor | None,
         encoded_valid: Tensor | None = None,
         stem_valid: Tensor | None = None,
+        mapper: nn.Module | None = None,
     ) -> Tensor:
         """encoded (B, d, H_1, W_1), stem (B, C, h, w) or None; the masks of their valid cells, None without padding.
 
-        Returns F (B, d, h, w) at `self.stride`. In a padded batch the image's own last row and column are repeated
-        into the padding, so that reading between cells at the border gives what the image alone gives.
+        mapper: a Linear that takes each cell of F to c channels, or an Identity. Where it makes maps narrower it is
+        applied to both before they are made larger and added, which is the same and cheaper.
+
+        Returns F (B, d, h, w), or mapped (B, c, h, w), at `self.stride`. In a padded batch the image's own last row
+        and column are repeated into the padding, so that reading between cells at the border gives what the image
+        alone gives.
         """
+        if isinstance(mapper, nn.Linear):
+            if mapper.out_features >= mapper.in_features:
+                return _mapped(self(encoded, stem, encoded_valid, stem_valid), mapper)
+            encoded = _mapped(encoded, mapper)
         if encoded_valid is not None:
             encoded = repeat_edges(encoded, encoded_valid)
         if self.factor > 1:
@@ -71,6 +80,8 @@ class Fusion(nn.Module):
             stem = self.neck(stem, stem_valid)
         elif self.projection is not None:
             stem = self.projection(stem)
+        if isinstance(mapper, nn.Linear):
+            stem = _mapped(stem, mapper, bias=False)
         if self.stem_factor > 1:
             if stem_valid is not None:
                 stem = repeat_edges(stem, stem_valid)
@@ -82,3 +93,8 @@ class Fusion(nn.Module):
             encoded = F.pad(encoded, missing, mode="replicate")
         fused = stem + encoded[:, :, :h, :w]
         return fused if stem_valid is None else repeat_edges(fused, stem_valid)
+
+
+def _mapped(maps: Tensor, mapper: nn.Linear, bias: bool = True) -> Tensor:
+    """(B, d, h, w) → (B, c, h, w), each cell by itself: a point-wise convolution, so that no map is transposed."""
+    return F.conv2d(maps, mapper.weight[:, :, None, None], mapper.bias if bias else None)

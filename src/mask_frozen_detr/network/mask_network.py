@@ -1,12 +1,13 @@
 """The mask network: all that Mask Frozen-DETR trains (paper, Figure 7; 3.26 M parameters with the default parts).
 
-Letters: B images, M boxes and their queries over all images, r RoIAlign side, c mask width, d detector width,
-K classes, H × W padded input.
+Letters: B images, M boxes and their queries over all images, r RoIAlign side, f cells of a mask along the side of one
+of RoIAlign's, c mask width, d detector width, K classes, H × W padded input.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 
@@ -16,7 +17,7 @@ from mask_frozen_detr.network.box_encoder import build_box_encoder
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.network.deformable import TokenGrid
 from mask_frozen_detr.network.fusion import Fusion
-from mask_frozen_detr.network.heads import HEADS
+from mask_frozen_detr.network.heads import HEADS, SubcellQueries
 from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.padding import Padding
@@ -30,7 +31,7 @@ BOXES_AT_A_TIME = 8
 class MaskOutput:
     """Masks of M queries.
 
-    logits: (M, h, w): r × r over the query's box, or over the whole padded input without RoIAlign.
+    logits: (M, h, w): r·f × r·f over the query's box, or over the whole padded input without RoIAlign.
     iou: (M, K) predicted mask IoU a class, or None without mask scoring.
     frames: (M, 4): x0, y0, x1, y1 of the region that the mask covers, in pixels of the padded input.
     """
@@ -82,6 +83,7 @@ class MaskNetwork(nn.Module):
         )
         # Normalised queries and features have a product of variance c: scaled, sigmoids do not start saturated.
         self.head = HEADS[config.head](c, scale=c**-0.5 if config.trainable else 1.0)
+        self.subcells = SubcellQueries(c, config.upsample) if config.upsample > 1 else None
         self.scoring = MaskScoring(c, config.roi_size, shapes.num_classes) if config.mask_scoring else None
 
     def forward(
@@ -109,7 +111,7 @@ class MaskNetwork(nn.Module):
         if not self.config.roi_align:
             h, w = maps.shape[2:]
             frame = chosen.frames.new_tensor([0, 0, w * self.fusion.stride, h * self.fusion.stride])
-            logits = self.head(chosen.queries, maps[chosen.image_index])
+            logits = self.head(chosen.queries[:, None], maps[chosen.image_index])[:, 0]
             return MaskOutput(logits, None, frame.expand(len(logits), 4))
         logits, iou = self.box_masks(maps.contiguous(), chosen)  # or RoIAlign makes a copy for every piece
         if iou is not None and self.shapes.num_classes == 1:  # the classes of a prompt share one score
@@ -134,8 +136,7 @@ class MaskNetwork(nn.Module):
             stem_valid = padding.cells(stem, self.stem.stride)
         valid = padding.cells_of_levels(detections.features, self.shapes.strides)
         encoded = self.image_encoder(detections.features, valid)  # (B, d, H_1, W_1)
-        fused = self.fusion(encoded, stem, None if valid is None else valid[0], stem_valid)  # F: (B, d, H/4, W/4)
-        return self.map_mapper(fused.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fusion(encoded, stem, None if valid is None else valid[0], stem_valid, self.map_mapper)
 
     def choose(
         self,
@@ -155,7 +156,7 @@ class MaskNetwork(nn.Module):
         )
 
     def box_masks(self, maps: Tensor, chosen: Chosen) -> tuple[Tensor, Tensor | None]:
-        """F (B, c, H/4, W/4) and M chosen queries → mask logits (M, r, r), IoU (M, K) or None."""
+        """F (B, c, H/4, W/4) and M chosen queries → mask logits (M, r·f, r·f), IoU (M, K) or None."""
         grid, pieces = self.box_encoder.grid(maps.device), [chosen]
         alone = not self.config.query_o2o and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if maps.device.type == "cpu" and alone and len(chosen.queries):
@@ -177,8 +178,14 @@ class MaskNetwork(nn.Module):
             features = self.box_encoder.layer(index, features, grid)
             if self.query_layers:
                 queries = self.query_layers[index](queries, features, chosen.boxes, chosen.image_index)
-        logits = self.head(queries, features)
+        logits = self._drawn(queries, features)
         return logits, None if self.scoring is None else self.scoring(logits, features)
+
+    def _drawn(self, queries: Tensor, features: Tensor) -> Tensor:
+        """Equation 4: queries (M, c), R (M, c, r, r) → logits (M, r·f, r·f)."""
+        if self.subcells is None:
+            return self.head(queries[:, None], features)[:, 0]
+        return F.pixel_shuffle(self.head(self.subcells(queries), features), self.config.upsample)[:, 0]
 
     def _stem_of_pixels(self, detections: Detections, padding: Padding) -> Tensor:
         assert self.pixel_stem is not None

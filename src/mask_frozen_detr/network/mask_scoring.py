@@ -1,9 +1,10 @@
 """Mask scoring: predict the IoU of a mask with the truth (paper, equations 12 and 13; Huang et al., 2019).
 
-Letters: M boxes, r RoIAlign side, c mask width, K classes.
+Letters: M boxes, r RoIAlign side, f cells of a mask along the side of one of RoIAlign's, c mask width, K classes.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -39,7 +40,9 @@ class MaskScoring(nn.Module):
         nn.init.constant_(last.bias, 1.0)
 
     def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
-        """Mask logits (M, r, r) and box features (M, c, r, r) → predicted IoU (M, K)."""
+        """Mask logits (M, r·f, r·f) and box features (M, c, r, r) → predicted IoU (M, K)."""
         # The score judges the mask; it must not bend it.
         mask = logits.detach().sigmoid()[:, None].to(boxes.dtype)
+        if mask.shape[3] > boxes.shape[3]:
+            mask = F.avg_pool2d(mask, mask.shape[3] // boxes.shape[3])
         return self.mlp(self.convs(torch.cat([mask, boxes], 1))).sigmoid()

@@ -47,7 +47,8 @@ def valid_cells(pixel_mask: Tensor, shape: Sequence[int], stride: int) -> Tensor
 def masked_group_norm(maps: Tensor, valid: Tensor, norm: nn.GroupNorm) -> Tensor:
     """`norm` of (B, d, h, w) maps with mean and variance over valid (B, h, w) cells only; zero elsewhere."""
     B, d, h, w = maps.shape
-    groups = maps.float().view(B, norm.num_groups, -1, h, w)
+    at_least = torch.promote_types(maps.dtype, torch.float32)
+    groups = maps.to(at_least).view(B, norm.num_groups, -1, h, w)
     inside = valid[:, None, None].to(groups.dtype)
     count = inside.sum((2, 3, 4), keepdim=True) * groups.shape[2]
     mean = (groups * inside).sum((2, 3, 4), keepdim=True) / count

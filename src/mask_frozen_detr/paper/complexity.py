@@ -19,6 +19,7 @@ from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
+from mask_frozen_detr.network.fusion import Fusion
 from mask_frozen_detr.network.image_encoder import DeformableImageEncoder
 from mask_frozen_detr.network.query_encoder import BoxToObject
 from mask_frozen_detr.paper.tables import REPEATED, PaperRow, paper_rows
@@ -90,9 +91,31 @@ def as_written(network: MaskNetwork) -> MaskNetwork:
     for name, module in list(network.named_modules()):
         if isinstance(module, BoxToObject):
             network.set_submodule(name, BoxToObjectAsWritten(module))
+        elif isinstance(module, Fusion):
+            network.set_submodule(name, FusionAsWritten(module))
         elif isinstance(module, DeformableImageEncoder):
             module.layers[-1] = LayerOnAllTokens(module.layers[-1])
     return network
+
+
+class FusionAsWritten(nn.Module):
+    """F in the detector's width, mapped to the mask width when it is complete."""
+
+    def __init__(self, shortcut: Fusion):
+        super().__init__()
+        self.fusion, self.stride = shortcut, shortcut.stride
+
+    def forward(
+        self,
+        encoded: Tensor,
+        stem: Tensor | None,
+        encoded_valid: Tensor | None,
+        stem_valid: Tensor | None,
+        mapper: nn.Module,
+    ) -> Tensor:
+        """As `Fusion.forward`."""
+        maps = self.fusion(encoded, stem, encoded_valid, stem_valid)  # (B, d, h, w)
+        return mapper(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class BoxToObjectAsWritten(nn.Module):
