@@ -7,7 +7,6 @@ folder of its own, see `best`. checkpoint.pt holds all loop state, and pseudo-ma
 from, as long as it lasts. Nothing else is ever removed or replaced.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -23,7 +22,7 @@ from PIL import Image
 from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
 from mask_frozen_detr.machine.checksums import hash_content
-from mask_frozen_detr.machine.files import UNFINISHED, save_image_atomic, sweep, write_json_atomic, write_text_atomic
+from mask_frozen_detr.machine.files import UNFINISHED, save_image_atomic, sweep, write_json_atomic
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.regular_files import check_regular, read_regular
@@ -35,6 +34,7 @@ from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.best import BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
+from mask_frozen_detr.training.metrics_file import cut_metrics, digest_metrics
 from mask_frozen_detr.training.own_files import (
     BEST_DETECTOR,
     BEST_FILES,
@@ -190,7 +190,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
         if self.checkpoint is not None:
-            _cut_metrics(self.path / METRICS_FILE, self.checkpoint)
+            cut_metrics(self.path / METRICS_FILE, self.checkpoint)
         self._describe()
         write_json_atomic(self.path / CONFIG_FILE, model.run_config().describe())
 
@@ -218,7 +218,7 @@ class RunFolder:
             self.check()
             self._claim(CHECKPOINT_FILE)
             metrics = self.path / METRICS_FILE
-            known = _digest(read_regular(metrics) if metrics.exists() else b"")
+            known = digest_metrics(read_regular(metrics) if metrics.exists() else b"")
             save_checkpoint(self.path / CHECKPOINT_FILE, {**state, "metrics": known, "config": asdict(self.record)})
 
         on_main(write)
@@ -328,39 +328,3 @@ class RunFolder:
         described = {**self.record.described(), "run": self.run, "files": self.files}
         described["checksum"] = hash_content(described)
         write_json_atomic(self.path / TRAINING_FILE, described)
-
-
-def _digest(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _cut_metrics(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Only the lines up to the checkpoint stay: the others will be written again.
-
-    Where there is no file none is made: a run may have been killed before its first line, and owns none then.
-    Raises UserError where they are not the lines that the checkpoint was made after.
-    """
-    if not path.exists():
-        return
-    data, known = read_regular(path), checkpoint["metrics"]
-    if known is None:  # of an older version
-        write_text_atomic(path, _whole_lines(data.decode(errors="replace"), checkpoint["step"]))
-        return
-    kept = data[: known["bytes"]]
-    if data and _digest(kept) != known:
-        raise UserError(
-            f"{path}: is damaged: its first {known['bytes']} bytes are not what the run wrote; delete it to go on "
-            "without its lines"
-        )
-    write_text_atomic(path, kept.decode())
-
-
-def _whole_lines(text: str, step: int) -> str:
-    kept = []
-    for line in text.splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # cut short by the kill
-    return "".join(kept)
