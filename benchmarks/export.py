@@ -1,8 +1,9 @@
 """Exported models beside torch: milliseconds a picture, with masks and of the detector alone, all in turn in one run.
 
-    python -m benchmarks.export DETECTOR --networks light balanced --graphs runs/graphs --output runs/export-femto.json
-    python -m benchmarks.export h-detr --networks light --graphs runs/h --output runs/export-h-detr.json
+    python -m benchmarks.export DETECTOR --graphs runs/graphs --output runs/export-femto.json
+    python -m benchmarks.export h-detr --networks light balanced --graphs runs/h --output runs/export-h-detr.json
 
+Networks are the presets', and light-upsampled: light with --roi-size 8 --upsample 2.
 DETECTOR is a folder or a name on the hub, or "h-detr": H-Deformable-DETR ResNet-50 with random weights. Mask networks
 have random weights, on which time does not depend; each query stands for its best class, so that so many detections are
 so many masks. OUTPUT gets the figures, and OUTPUT with .md a table.
@@ -11,7 +12,7 @@ so many masks. OUTPUT gets the figures, and OUTPUT with .md a table.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -32,12 +33,18 @@ from mask_frozen_detr.export.tracing import Example, quiet, trace
 from mask_frozen_detr.machine.files import write_json_atomic, write_text_atomic
 from mask_frozen_detr.machine.memory import keep_freed_memory
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.inference import best_pairs
 from mask_frozen_detr.runtime.sessions import open_session
-from mask_frozen_detr.training.presets import PRESETS, PresetName
+from mask_frozen_detr.training.presets import PRESETS
 
 OPSET = 20
 RUNTIMES = ("onnxruntime", "openvino")
+NetworkName = Literal["light", "light-upsampled", "balanced", "best", "paper"]
+NETWORKS: dict[NetworkName, MaskNetworkConfig] = {
+    **{name: preset.network for name, preset in PRESETS.items()},
+    "light-upsampled": replace(PRESETS["light"].network, roi_size=8, upsample=2),
+}
 
 
 @dataclass
@@ -47,7 +54,7 @@ class Options:
     detector: Positional[str]
     output: Path
     graphs: Path  # of these networks at this size; those that are there are taken as they are
-    networks: tuple[PresetName, ...] = ("light", "balanced")
+    networks: tuple[NetworkName, ...] = ("light", "light-upsampled", "balanced")
     masks: int = 100
     threads: tuple[int, ...] = (1, 2)
     size: tuple[int, int] | None = None
@@ -123,7 +130,7 @@ def main() -> None:
     graphs: dict[str, tuple[nn.Module, Path]] = {"detector alone": (alone, file)}
     for name in options.networks:
         torch.manual_seed(0)
-        graph = MaskGraph(MaskFrozenDetr.build(detector, PRESETS[name].network).eval(), options.masks).eval()
+        graph = MaskGraph(MaskFrozenDetr.build(detector, NETWORKS[name]).eval(), options.masks).eval()
         graphs[name] = (graph, exported(graph, OUTPUTS, example, options.graphs / f"{name}.onnx"))
     for threads in options.threads:
         torch.set_num_threads(threads)
