@@ -26,6 +26,10 @@ from mask_frozen_detr.network.config import MaskNetworkConfig, training_free
         ({"roi_size": 30}, "roi_size: found 30, expected a multiple of 4"),
         ({"roi_size": 0}, "roi_size: found 0, expected a multiple of 4"),
         ({"upsample": 0}, "upsample: found 0, expected a whole number from 1 to 4"),
+        (
+            {"upsample": 4, "roi_size": 256, "mask_scoring": False},
+            "found 1024 cells a side of a mask, expected at most 512",
+        ),
         ({"upsample": 2.0}, "upsample: found 2.0, expected a whole number from 1 to 4"),
         (
             {"roi_align": False, "box_encoder": "none", "box_layers": 0, "upsample": 2},

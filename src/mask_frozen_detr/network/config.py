@@ -21,6 +21,7 @@ MAX_LAYERS = 8
 MAX_MASK_WIDTH = 2048
 MAX_ROI_SIZE = 256
 MAX_UPSAMPLE = 4
+MAX_MASK_SIDE = 512
 MAX_SCORING_WEIGHTS = 2**28
 
 
@@ -53,8 +54,8 @@ class MaskNetworkConfig:
     roi_align: bool = True
     # r, the cells of a box's side (Table 10): 16 is several times faster than 32.
     roi_size: int = 32
-    # f, the cells of a mask that each cell of a box draws along its side: 2 with half the --roi-size takes a quarter of
-    # the time in the boxes, and loses little.
+    # f, the cells of a mask that each cell of a box draws along its side: 2 with --roi-size 8 makes a hundred masks
+    # much faster than 16 alone, for some 2 AP (docs/presets.md).
     upsample: int = 1
     # Add the backbone's stride-4 map C₁ to E₁ (Table 1).
     stem: bool = True
@@ -81,6 +82,11 @@ class MaskNetworkConfig:
         self._check_number("box_layers", 0, MAX_LAYERS)
         self._check_number("roi_size", 4, MAX_ROI_SIZE, "a multiple of 4")
         self._check_number("upsample", 1, MAX_UPSAMPLE)
+        if self.mask_side > MAX_MASK_SIDE:
+            raise ValueError(
+                f"upsample {self.upsample} with roi_size {self.roi_size}: found {self.mask_side} cells a side of a mask, "
+                f"expected at most {MAX_MASK_SIDE}; make either smaller"
+            )
         if self.mask_width is not None:
             self._check_number("mask_width", 8, MAX_MASK_WIDTH, "a multiple of the 8 attention heads")
             flattened = self.mask_width * (self.roi_size // 8) ** 2 * self.mask_width

@@ -20,7 +20,7 @@ DETECTOR_FOLDER = "detector"  # of a run that fine-tuned its detector
 TRAINING_FILE = "training.json"  # how a run was trained
 FORMAT = 2  # 1: without checksums, the detector's place and its settings
 DETECTIONS = 100  # an image
-MOST_LEVELS, LARGEST_STRIDE, LARGEST_ROI = 16, 1024, 512
+MOST_LEVELS, LARGEST_STRIDE = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,8 @@ def _bounded(shapes: DetectorShapes) -> DetectorShapes:
 
 
 def read_network_config(saved: Any) -> MaskNetworkConfig:
-    """Raises ValueError for what is none, and for a RoIAlign size whose masks no machine has memory for."""
-    network = read_record(MaskNetworkConfig, saved, "network")
-    if network.roi_size > LARGEST_ROI:
-        raise ValueError(f"network.roi_size: found {network.roi_size}, expected at most {LARGEST_ROI}")
-    return network
+    """Raises ValueError for what is none, also for sizes that no machine has memory for."""
+    return read_record(MaskNetworkConfig, saved, "network")
 
 
 def _trained_detections(saved: Mapping[str, Any], folder: Path) -> int:
