@@ -84,8 +84,8 @@ class MaskNetworkConfig:
         self._check_number("upsample", 1, MAX_UPSAMPLE)
         if self.mask_side > MAX_MASK_SIDE:
             raise ValueError(
-                f"upsample {self.upsample} with roi_size {self.roi_size}: found {self.mask_side} cells a side of a mask, "
-                f"expected at most {MAX_MASK_SIDE}; make either smaller"
+                f"upsample {self.upsample} with roi_size {self.roi_size}: found {self.mask_side} cells a side of a "
+                f"mask, expected at most {MAX_MASK_SIDE}; make either smaller"
             )
         if self.mask_width is not None:
             self._check_number("mask_width", 8, MAX_MASK_WIDTH, "a multiple of the 8 attention heads")
