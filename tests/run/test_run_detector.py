@@ -88,6 +88,7 @@ def test_runs_of_older_versions_load(version, tree, scenes):
         (run / name).unlink()
     path = run / CONFIG_FILE
     saved = json.loads(path.read_text())
+    saved.pop("network_checksum")
     if version in EARLIER:
         fields, network, shapes = EARLIER[version]
         parts = ((saved, fields), (saved["network"], network), (saved["shapes"], shapes))
@@ -207,6 +208,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "absurd classes": {"shapes": {"num_classes": 900_000}},
     "true for a number": {"shapes": {"query_width": True}},
     "an absurd roi": {"network": {"roi_size": 4096}},
+    "another activation": {"network": {"box_activation": "relu"}},
     "text for a number": {"network": {"mask_width": "8"}},
     "an unknown encoder": {"network": {"image_encoder": "\x1b[31m"}},
     "a name that is a list": {"detector": {"name": ["x"]}},
@@ -229,6 +231,16 @@ def test_hostile_descriptions(case, tree, squashing):
         MaskFrozenDetr.from_pretrained(tree / "runs/one")
     assert "runs/one" in str(error.value)
     assert "\x1b" not in str(error.value)
+
+
+def test_a_field_of_the_network_that_is_gone_is_no_default(tree):
+    """Its weights would fit all the same, and the masks be others."""
+    path = tree / "runs/one" / CONFIG_FILE
+    saved = json.loads(path.read_text())
+    del saved["network"]["box_activation"]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"is damaged.*network: is not what the run wrote"):
+        MaskFrozenDetr.from_pretrained(tree / "runs/one")
 
 
 # --- copies ---

@@ -9,6 +9,7 @@ from mask_frozen_detr.data.classes import RunClasses
 from mask_frozen_detr.data.coco import HeldOut
 from mask_frozen_detr.detectors import DetectorShapes, Identity
 from mask_frozen_detr.errors import UserError
+from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.machine.json_files import read_json_object
 from mask_frozen_detr.machine.json_records import LARGEST, read_record, read_value
 from mask_frozen_detr.network import MaskNetworkConfig
@@ -85,6 +86,8 @@ class RunConfig:
             "detector": self.detector.as_dict(),
             "shapes": asdict(self.shapes),
             "network": asdict(self.network),
+            # Each of its fields has a default: one that is gone would be another network, and its weights may fit.
+            "network_checksum": hash_content(asdict(self.network)),
             "class_names": self.class_names,
             "max_detections": self.max_detections,
             "preprocessing": self.preprocessing,
@@ -108,7 +111,7 @@ def read_run_config(folder: Path) -> RunConfig:
         return RunConfig(
             read_record(Identity, saved["detector"], "detector"),
             _bounded(read_record(DetectorShapes, saved["shapes"], "shapes")),
-            read_network_config(saved["network"]),
+            _unchanged(read_network_config(saved["network"]), saved),
             RunClasses.read(saved["classes"], len(names or [])) if "classes" in saved else None,
             _trained_detections(saved, folder),
             names,
@@ -141,6 +144,14 @@ def _bounded(shapes: DetectorShapes) -> DetectorShapes:
 def read_network_config(saved: Any) -> MaskNetworkConfig:
     """Raises ValueError for what is none, also for sizes that no machine has memory for."""
     return read_record(MaskNetworkConfig, saved, "network")
+
+
+def _unchanged(network: MaskNetworkConfig, saved: Mapping[str, Any]) -> MaskNetworkConfig:
+    """Raises ValueError where the network is not the one that the run wrote; older versions wrote no checksum."""
+    stated = saved.get("network_checksum")
+    if stated is not None and stated != hash_content(saved["network"]):
+        raise ValueError("network: is not what the run wrote: a field was changed, or is gone")
+    return network
 
 
 def _trained_detections(saved: Mapping[str, Any], folder: Path) -> int:
