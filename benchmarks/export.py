@@ -36,11 +36,11 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.results.inference import best_pairs
 from mask_frozen_detr.runtime.sessions import open_session
-from mask_frozen_detr.training.presets import PRESETS
+from mask_frozen_detr.training.presets import PRESETS, PresetName
 
 OPSET = 20
 RUNTIMES = ("onnxruntime", "openvino")
-NetworkName = Literal["light", "light-upsampled", "balanced", "best", "paper"]
+NetworkName = PresetName | Literal["light-upsampled"]
 NETWORKS: dict[NetworkName, MaskNetworkConfig] = {
     **{name: preset.network for name, preset in PRESETS.items()},
     "light-upsampled": replace(PRESETS["light"].network, roi_size=8, upsample=2),

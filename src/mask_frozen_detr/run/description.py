@@ -111,7 +111,7 @@ def read_run_config(folder: Path) -> RunConfig:
         return RunConfig(
             read_record(Identity, saved["detector"], "detector"),
             _bounded(read_record(DetectorShapes, saved["shapes"], "shapes")),
-            _unchanged(read_network_config(saved["network"]), saved),
+            _read_network(saved),
             RunClasses.read(saved["classes"], len(names or [])) if "classes" in saved else None,
             _trained_detections(saved, folder),
             names,
@@ -141,13 +141,9 @@ def _bounded(shapes: DetectorShapes) -> DetectorShapes:
     return shapes
 
 
-def read_network_config(saved: Any) -> MaskNetworkConfig:
-    """Raises ValueError for what is none, also for sizes that no machine has memory for."""
-    return read_record(MaskNetworkConfig, saved, "network")
-
-
-def _unchanged(network: MaskNetworkConfig, saved: Mapping[str, Any]) -> MaskNetworkConfig:
-    """Raises ValueError where the network is not the one that the run wrote; older versions wrote no checksum."""
+def _read_network(saved: Mapping[str, Any]) -> MaskNetworkConfig:
+    """Raises ValueError for what is none, and for another than the run wrote; older versions wrote no checksum."""
+    network = read_record(MaskNetworkConfig, saved["network"], "network")
     stated = saved.get("network_checksum")
     if stated is not None and stated != hash_content(saved["network"]):
         raise ValueError("network: is not what the run wrote: a field was changed, or is gone")

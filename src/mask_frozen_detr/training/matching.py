@@ -54,14 +54,13 @@ class Matches:
         """What each pair's query shall find, in the pairs' order; targets: of every image of the batch."""
         objects = torch.tensor([0, *(len(target.labels) for target in targets)])
         chosen = objects.cumsum(0)[self.image_index] + self.target_index  # in the row of all images' objects
-        with torch.autocast("cpu", enabled=False):  # training in bf16 on a processor, it refuses float16
-            return Targets(
-                torch.cat([target.boxes for target in targets])[chosen],
-                torch.cat([target.labels for target in targets])[chosen],
-                torch.cat([target.masks for target in targets])[chosen],
-                torch.cat([target.has_mask for target in targets])[chosen],
-                torch.cat([target.weights for target in targets])[chosen],
-            )
+        return Targets(
+            torch.cat([target.boxes for target in targets])[chosen],
+            torch.cat([target.labels for target in targets])[chosen],
+            torch.cat([target.masks for target in targets])[chosen],
+            torch.cat([target.has_mask for target in targets])[chosen],
+            torch.cat([target.weights for target in targets])[chosen],
+        )
 
 
 class Matcher:

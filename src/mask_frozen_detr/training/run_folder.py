@@ -23,13 +23,14 @@ from mask_frozen_detr.errors import UserError, shorten
 from mask_frozen_detr.evaluation import Evaluation, write_evaluation
 from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.machine.files import UNFINISHED, save_image_atomic, sweep, write_json_atomic
+from mask_frozen_detr.machine.json_records import read_record
 from mask_frozen_detr.machine.locks import LOCK_FILE, FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes
 from mask_frozen_detr.machine.regular_files import check_regular, read_regular
 from mask_frozen_detr.model import CONFIG_FILE, DETECTOR_FOLDER, WEIGHTS_FILE, MaskFrozenDetr, read_run_config
 from mask_frozen_detr.network.config import MaskNetworkConfig
 from mask_frozen_detr.report.page import REPORT_FILE
-from mask_frozen_detr.run.description import METRICS_FILE, TRAINING_FILE, read_network_config
+from mask_frozen_detr.run.description import METRICS_FILE, TRAINING_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.best import BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
@@ -97,7 +98,8 @@ def read_options(output: Path) -> tuple[MaskNetworkConfig, TrainConfig]:
         options |= {"loss": LossConfig(**options["loss"]), "augment": AugmentConfig(**options["augment"])}
         training = TrainConfig(**options)
         # Of a run that was killed as it began there may be training.json alone.
-        network = None if os.path.lexists(output / CONFIG_FILE) else read_network_config(saved["network"])
+        alone = not os.path.lexists(output / CONFIG_FILE)
+        network = read_record(MaskNetworkConfig, saved["network"], "network") if alone else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{output / TRAINING_FILE}: is damaged ({error}); give another --output") from error
     return network or read_run_config(output).network, training

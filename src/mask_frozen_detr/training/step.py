@@ -40,8 +40,8 @@ def step_losses(
     matches = matcher(detections, batch.targets)
     images = matches.image_index
     output = model.network(detections, batch.pixel_mask, images, matches.query_index, matches.boxes)
-    truth = matches.truth(batch.targets)
     with torch.autocast(device.type, enabled=False):
+        truth = matches.truth(batch.targets)  # a processor's autocast refuses the float16 of pseudo-masks
         points = None
         if loss.sampled_points:
             points = sample_points(output.logits, loss, seed, [batch.numbers[b] for b in images.tolist()])
