@@ -124,6 +124,9 @@ class TrainConfig:
     # What masks are learned from: annotations, those that somebody drew; boxes, those that training draws itself from
     # pixels and boxes, whatever the annotations hold; boxes-where-missing, the latter for objects without a mask.
     masks_from: MasksFrom = "annotations"
+    # Draw these with what the detector sees, not from pixels and boxes alone: closer masks, for a look forward and back
+    # at every object.
+    evidence: bool = True
     # Parts of a run with masks from boxes: after each but the last the network draws them anew.
     rounds: int = 1
     # What of the detector learns, too (Table 11); boxes are then no longer its old ones.
@@ -215,6 +218,7 @@ class TrainConfig:
         check_number("min_box_iou", self.min_box_iou, 0, 1, below=True)
         check_flag("missed", self.missed)
         check_choice("masks_from", self.masks_from, get_args(MasksFrom))
+        check_flag("evidence", self.evidence)
         check_number("rounds", self.rounds, 1, MOST_ROUNDS, whole=True)
         if self.rounds > 1 and self.masks_from == "annotations":
             raise UserError(

@@ -13,6 +13,7 @@ from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.run.description import Supervision
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.config import TrainConfig
+from mask_frozen_detr.training.pseudo_masks.evidence import Evidence
 from mask_frozen_detr.training.pseudo_masks.store import FOLDER, PseudoMasks, count_masks
 from mask_frozen_detr.training.samples import TrainingData
 from mask_frozen_detr.training.trackers import tracker_names
@@ -45,7 +46,7 @@ def prepare(
     _check_places(output, Path(info.identity.name), train_data, cache)
     if cache is not None:
         config = replace(config, augment=cache.augment(config.augment))
-    pseudo_masks = _pseudo_masks(config, output, cache)
+    pseudo_masks = _pseudo_masks(config, output, cache, Evidence(model.detector, classes.index_of))
     dataset = TrainingData(
         train_data, classes, info.preprocessing, config.augment, config.seed, pseudo_masks=pseudo_masks
     )
@@ -74,13 +75,15 @@ def _check_patience(patience: int, steps: int, every: int, val_data: CocoData | 
     )
 
 
-def _pseudo_masks(config: TrainConfig, output: Path, cache: FrozenCache | None) -> PseudoMasks | None:
+def _pseudo_masks(
+    config: TrainConfig, output: Path, cache: FrozenCache | None, evidence: Evidence
+) -> PseudoMasks | None:
     """The masks to train on instead of drawn ones; they lie in the cache, if there is one, for other runs as well."""
     if config.masks_from == "annotations":
         return None
     own = output / FOLDER
     first = own / "round-1" if cache is None else cache.store.folder.parent / FOLDER
-    return PseudoMasks(config.masks_from, first, own)
+    return PseudoMasks(config.masks_from, first, own, evidence if config.evidence else None)
 
 
 def _check_places(output: Path, detector: Path, data: CocoData, cache: FrozenCache | None) -> None:

@@ -1,4 +1,4 @@
-"""The first pseudo-masks of a data set, from its pixels and boxes, by several processes, picture by picture."""
+"""The first pseudo-masks of a data set, from pixels, boxes and what the detector sees in them, picture by picture."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ from torch.utils.data import Dataset
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
+from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.machine.signals import leave_signals_to_parent
 from mask_frozen_detr.training.enough_memory import enough_memory
-from mask_frozen_detr.training.pseudo_masks.soft_cut import soft_cut
+from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 
 
@@ -32,21 +33,30 @@ class Drawing(Dataset[str]):
             image = open_picture(record, record.orientation)
         except UserError as error:
             return str(error)
-        masks = []
-        for annotation in self.store.objects(record):
-            x, y, w, h = annotation.bbox
-            with enough_memory([record.path], "drawing its pseudo-masks"):
-                masks.append(soft_cut(image, (x, y, x + w, y + h)))
-        self.store.write(record, np.stack(masks))
+        objects, evidence = self.store.objects(record), self.store.evidence
+        with enough_memory([record.path], "drawing its pseudo-masks"):
+            told = None if evidence is None else evidence.of(image, objects).astype(np.float16)
+            masks = [
+                soft_cut(image, corners(annotation), None if told is None else told[number])
+                for number, annotation in enumerate(objects)
+            ]
+        self.store.write(record, np.stack(masks), told)
         return ""
+
+
+def corners(annotation: Annotation) -> Box:
+    """Its box as x0, y0, x1, y1."""
+    x, y, w, h = annotation.bbox
+    return x, y, x + w, y + h
 
 
 def draw_missing(store: PseudoMasks, records: Sequence[ImageRecord], workers: int, quiet: bool) -> None:
     """Draw what is not there yet; of several processes each its share.
 
-    Pictures that cannot be read are left out, as training leaves them out. Raises UserError where a file cannot be
-    written.
+    A detector that is asked lies in this process, which then draws alone. Pictures that cannot be read are left out,
+    as training leaves them out. Raises UserError where a file cannot be written.
     """
+    workers = workers if store.evidence is None else 0
     state = processes()
     missing = missing_of(store, records[state.process_index :: state.num_processes])
     bar = Progress("drawing pseudo-masks", len(missing), quiet=quiet or not missing or not state.is_main_process)

@@ -1,8 +1,8 @@
 """Pseudo-masks drawn anew by the mask network, within the true boxes: between the rounds of a run.
 
-The network has seen all objects, and each alone is drawn as all taught it: it cleans what it was given. The picture
-and its mirror image are asked, with the box as it is and a little wider; the mean of the four is the new mask, as
-soft as the answers disagree.
+The network has seen all objects, and each alone is drawn as all taught it. The picture and its mirror image are
+asked, with the box as it is and a little wider; the mean of the four takes the place of the guess that the first masks
+began with, and pixels and evidence are judged anew by it.
 
 Letters: M objects of an image, S cells a side of their masks, r × r a mask of the network.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mask_frozen_detr.data.coco import ImageRecord
+from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.detectors.base import Detections
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import send
@@ -27,8 +28,8 @@ from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.enough_memory import enough_memory
 from mask_frozen_detr.training.points import cell_centres, read_logits
-from mask_frozen_detr.training.pseudo_masks.draw import missing_of
-from mask_frozen_detr.training.pseudo_masks.soft_cut import inside_image
+from mask_frozen_detr.training.pseudo_masks.draw import corners, missing_of
+from mask_frozen_detr.training.pseudo_masks.soft_cut import inside_image, soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.samples import TrainingData, collate
 
@@ -51,10 +52,13 @@ def redraw_missing(
         for done, record in enumerate(missing, 1):
             with enough_memory([record.path], "drawing its pseudo-masks anew"):
                 try:
-                    masks = _masks(store, model, dataset, cache, record)
+                    drawn = _masks(store, model, dataset, cache, record)
+                    image = open_picture(record, record.orientation)
                 except UserError:  # training leaves the picture out, and says why
                     continue
-            store.write(record, masks)
+                known = zip(store.objects(record), store.read_evidence(record), drawn, strict=True)
+                masks = [soft_cut(image, corners(annotation), told, mask) for annotation, told, mask in known]
+            store.write(record, np.stack(masks))
             bar.update(done)
     finally:
         model.network.train(was_training)
@@ -83,13 +87,12 @@ def _masks(
 
 def _objects(store: PseudoMasks, dataset: TrainingData, record: ImageRecord) -> tuple[Tensor, Tensor]:
     """Boxes within the image, (M, 4) as cx, cy, w, h in [0, 1], and class indices (M,)."""
-    corners, labels = [], []
+    inside, labels = [], []
     for annotation in store.objects(record):
-        x, y, w, h = annotation.bbox
-        corners.append(inside_image((x, y, x + w, y + h), record.width, record.height))
+        inside.append(inside_image(corners(annotation), record.width, record.height))
         labels.append(dataset.classes.index_of.get(annotation.category_id, UNKNOWN))
     size = torch.tensor([record.width, record.height] * 2)
-    return box_convert(torch.tensor(corners) / size, "xyxy", "cxcywh"), torch.tensor(labels)
+    return box_convert(torch.tensor(inside) / size, "xyxy", "cxcywh"), torch.tensor(labels)
 
 
 def _seen(model: MaskFrozenDetr, detections: Detections, pixel_mask: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:

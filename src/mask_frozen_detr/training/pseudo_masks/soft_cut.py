@@ -1,4 +1,4 @@
-"""A soft mask from a picture and a box alone: no label, no network, nothing to install (not in the paper).
+"""A soft mask from a picture and a box: no label, nothing to install (not in the paper).
 
 The pixels in and around a box are put into clusters of like colour. A cluster that lies mostly outside the box is
 background, one that lies mostly within it the object; what is taken for the object is smoothed along the picture's
@@ -12,12 +12,13 @@ al., TPAMI 2013). Beside GrabCut's, these masks never collapse to nothing where 
 Letters: h × w pixels of the window, N = h · w, K clusters, S cells a side of the mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 from scipy.cluster.vq import vq
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import map_coordinates, uniform_filter
 
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 
@@ -26,6 +27,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 LONGEST = 4.0  # times that a small object is enlarged at most
 MIDDLE, CORNER = 0.95, 0.5  # chance that a place is the object's, before anything is seen
 OUTSIDE = 1e-3  # never 0, whose odds are no number
+UNSURE = 0.02  # however sure a network is
 LIGHTNESS_WEIGHT = 0.5  # shadows change the lightness of a thing, not its colour
 ROUNDS = 4
 FITTED = 2500  # pixels that the clusters are fitted to
@@ -47,14 +49,21 @@ class Window:
 WINDOWS = (Window(0.4, 64, 32), Window(0.8, 48, 24))
 
 
-def soft_cut(image: Image.Image, box: Box) -> np.ndarray:
+def soft_cut(
+    image: Image.Image, box: Box, evidence: np.ndarray | None = None, drawn: np.ndarray | None = None
+) -> np.ndarray:
     """The chance that each cell of a box is the object's.
 
-    image: RGB. box: in its pixels, with area, at least partly within the image.
+    image: RGB. box: in its pixels, with area, at least partly within the image. evidence: (V, V) log-odds that are
+    known of its cells besides. drawn: (S, S) uint8, chances that a network gives, in the place of the guess that the
+    middle of a box is the object's. Both lie over the part of the box within the image.
     Returns: (S, S) uint8, 0 … 255, over the part of the box within the image.
     """
     cut = inside_image(box, image.width, image.height)
-    masks = [_cut_window(image, cut, window) for window in WINDOWS]
+    known = [] if evidence is None else [evidence.astype(np.float32)]
+    if drawn is not None:
+        known.append(_odds((drawn / np.float32(255)).clip(UNSURE, 1 - UNSURE)))
+    masks = [_cut_window(image, cut, window, known, guess=drawn is None) for window in WINDOWS]
     return np.round(255 * np.mean(masks, axis=0)).astype(np.uint8)
 
 
@@ -63,8 +72,8 @@ def inside_image(box: Box, width: int, height: int) -> Box:
     return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
 
 
-def _cut_window(image: Image.Image, box: Box, window: Window) -> np.ndarray:
-    """(S, S) float32 over the box, of one window."""
+def _cut_window(image: Image.Image, box: Box, window: Window, known: Sequence[np.ndarray], guess: bool) -> np.ndarray:
+    """(S, S) float32 over the box, of one window. known: log-odds over the box. guess: that its middle is likelier."""
     x0, y0, x1, y1 = box
     wide, high = max(window.margin * (x1 - x0), 4.0), max(window.margin * (y1 - y0), 4.0)
     region = inside_image((x0 - wide, y0 - high, x1 + wide, y1 + high), image.width, image.height)
@@ -73,14 +82,17 @@ def _cut_window(image: Image.Image, box: Box, window: Window) -> np.ndarray:
     seen = image.resize((w, h), Image.Resampling.BILINEAR, box=region, reducing_gap=2.0)
     sx, sy = w / (region[2] - region[0]), h / (region[3] - region[1])
     inner = ((x0 - region[0]) * sx, (y0 - region[1]) * sy, (x1 - region[0]) * sx, (y1 - region[1]) * sy)
-    chance = _chances(_lab(np.asarray(seen)), inner, window.clusters)
+    prior, inside = _prior(h, w, inner)
+    if known:
+        odds = sum((_over_window(each, inner, h, w) for each in known), _odds(prior) if guess else 0)
+        prior = np.where(inside, 1 / (1 + np.exp(-odds)), OUTSIDE)
+    chance = _chances(_lab(np.asarray(seen)), prior, inside, window.clusters)
     return np.asarray(Image.fromarray(chance).resize((MASK_SIDE,) * 2, Image.Resampling.BILINEAR, box=inner))
 
 
-def _chances(lab: np.ndarray, box: Box, clusters: int) -> np.ndarray:
-    """(h, w, 3) Lab / 100 and the box in it → (h, w) float32."""
+def _chances(lab: np.ndarray, prior: np.ndarray, inside: np.ndarray, clusters: int) -> np.ndarray:
+    """(h, w, 3) Lab / 100, (h, w) chances before it is seen, and what is within the box → (h, w) float32."""
     h, w = lab.shape[:2]
-    prior, inside = _prior(h, w, box)
     prior_odds = _odds(prior)
     label = _clusters(lab.reshape(-1, 3) * [LIGHTNESS_WEIGHT, 1, 1], clusters)  # (N,)
     size = np.bincount(label, minlength=clusters)  # (K,)
@@ -102,6 +114,16 @@ def _prior(h: int, w: int, box: Box) -> tuple[np.ndarray, np.ndarray]:
     off_y = (y - (box[1] + box[3]) / 2) / ((box[3] - box[1]) / 2)
     distance = off_x**2 + off_y[:, None] ** 2  # 1 on the ellipse that touches the box's sides
     return np.where(inside, MIDDLE - (MIDDLE - CORNER) * distance.clip(0, 1.5), OUTSIDE), inside
+
+
+def _over_window(values: np.ndarray, box: Box, h: int, w: int) -> np.ndarray:
+    """(V, V) values over a box, between their centres linearly, at the (h, w) pixels that the box lies in."""
+    side = len(values)
+    rows, columns = (
+        ((np.arange(length) + 0.5 - low) / (high - low) * side - 0.5).clip(0, side - 1)
+        for length, low, high in ((h, box[1], box[3]), (w, box[0], box[2]))
+    )
+    return map_coordinates(values, np.meshgrid(rows, columns, indexing="ij"), order=1, mode="nearest")
 
 
 def _clusters(points: np.ndarray, count: int) -> np.ndarray:

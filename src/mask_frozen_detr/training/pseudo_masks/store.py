@@ -22,6 +22,7 @@ from mask_frozen_detr.machine.files import write_bytes_atomic
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.config import MasksFrom
 from mask_frozen_detr.training.frozen_views import hash_view
+from mask_frozen_detr.training.pseudo_masks.evidence import Evidence
 
 FORMAT = 1  # of the files and of how the first masks are drawn: another number, other files
 FOLDER = "pseudo-masks"
@@ -32,11 +33,12 @@ class PseudoMasks:
 
     masks_from: which objects have one. first: the folder of those that are drawn from pixels and boxes, which several
     runs may share. redrawn: the folder of those that the network draws, a folder in it a round. round: whose masks are
-    read; 1 at first.
+    read; 1 at first. evidence: of the detector, which the first masks follow; None: pixels and boxes alone.
     """
 
-    def __init__(self, masks_from: MasksFrom, first: Path, redrawn: Path):
+    def __init__(self, masks_from: MasksFrom, first: Path, redrawn: Path, evidence: Evidence | None = None):
         self.masks_from, self.first, self.redrawn, self.round = masks_from, first, redrawn, 1
+        self.evidence = evidence
         self._hashes: dict[Path, str | None] = {}
 
     def draws(self, annotation: Annotation) -> bool:
@@ -49,6 +51,9 @@ class PseudoMasks:
 
     def path(self, record: ImageRecord) -> Path:
         """The file of an image, in this round. Raises UserError where the picture cannot be read."""
+        return self._path(record, self.round)
+
+    def _path(self, record: ImageRecord, number: int) -> Path:
         if record.path not in self._hashes:
             self._hashes[record.path] = hash_view(record.path)
         content = self._hashes[record.path]
@@ -57,7 +62,9 @@ class PseudoMasks:
         key = hashlib.sha256(f"{FORMAT} {content} {record.width} {record.height} {record.orientation}".encode())
         for annotation in self.objects(record):
             key.update(array("d", annotation.bbox))
-        folder = self.first if self.round == 1 else self.redrawn / f"round-{self.round}"
+            if self.evidence is not None:
+                key.update(f"{self.evidence.name} {self.evidence.label(annotation)}".encode())
+        folder = self.first if number == 1 else self.redrawn / f"round-{number}"
         return folder / f"{key.hexdigest()[:32]}.npz"
 
     def has(self, record: ImageRecord) -> bool:
@@ -73,22 +80,40 @@ class PseudoMasks:
         if not count:
             return np.zeros((0, MASK_SIDE, MASK_SIDE), np.uint8)
         path = self.path(record)
+        masks = self._stored(path, record, "masks")
+        if masks.shape != (count, MASK_SIDE, MASK_SIDE) or masks.dtype != np.uint8:
+            raise UserError(f"{path}: holds {masks.dtype} {masks.shape}, expected {count} masks; remove the file")
+        return masks
+
+    def read_evidence(self, record: ImageRecord) -> Sequence[np.ndarray | None]:
+        """(T, V, V) of the detector, as the first masks followed it; None of each where they follow none.
+
+        Raises UserError as `read` does.
+        """
+        count = len(self.objects(record))
+        if self.evidence is None or not count:
+            return [None] * count
+        path = self._path(record, 1)
+        told = self._stored(path, record, "evidence")
+        if told.ndim != 3 or len(told) != count or told.dtype != np.float16:
+            raise UserError(f"{path}: holds {told.dtype} {told.shape}, expected evidence of {count} objects; remove it")
+        return list(told)
+
+    def _stored(self, path: Path, record: ImageRecord, name: str) -> np.ndarray:
         try:
             with np.load(path, allow_pickle=False) as file:
-                masks = file["masks"]
+                return file[name]
         except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
             raise UserError(
                 f"{path}: the pseudo-masks of {record.path.name} are gone or damaged ({type(error).__name__}); remove "
                 "the file, and --resume draws them again"
             ) from error
-        if masks.shape != (count, MASK_SIDE, MASK_SIDE) or masks.dtype != np.uint8:
-            raise UserError(f"{path}: holds {masks.dtype} {masks.shape}, expected {count} masks; remove the file")
-        return masks
 
-    def write(self, record: ImageRecord, masks: np.ndarray) -> None:
-        """What `read` gives. Raises UserError where it cannot be written."""
+    def write(self, record: ImageRecord, masks: np.ndarray, evidence: np.ndarray | None = None) -> None:
+        """What `read` and `read_evidence` give. Raises UserError where it cannot be written."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, masks=masks)
+        told = {} if evidence is None else {"evidence": evidence.astype(np.float16)}
+        np.savez_compressed(buffer, masks=masks, **told)
         write_bytes_atomic(self.path(record), buffer.getvalue())
 
 
