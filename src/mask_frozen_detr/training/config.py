@@ -13,6 +13,7 @@ EVALUATIONS = 10  # a run, where nothing else is asked for, with that of the end
 EVALUATED = 0.1  # images that evaluations on the way may look at, as a share of those that training sees
 MOST_ROUNDS = 10
 DROPS = (0.9, 0.95)
+BEFORE = {"evidence": False}  # what runs did that are older than an option
 
 # Which objects learn from a mask that training draws itself: none, all, or those that nobody drew one for.
 MasksFrom = Literal["annotations", "boxes", "boxes-where-missing"]

@@ -15,14 +15,20 @@ from tiny_detectors import NAMES
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData, ImageRecord
+from mask_frozen_detr.data.orientation import open_picture
 from mask_frozen_detr.evaluation import evaluate
+from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.model import WEIGHTS_FILE
 from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
 from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 from mask_frozen_detr.training.loop import train
 from mask_frozen_detr.training.losses import mask_losses
+from mask_frozen_detr.training.pseudo_masks.draw import draw_missing
+from mask_frozen_detr.training.pseudo_masks.evidence import Evidence
 from mask_frozen_detr.training.pseudo_masks.redraw import redraw_missing
+from mask_frozen_detr.training.pseudo_masks.soft_cut import soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
+from mask_frozen_detr.training.run_folder import read_options
 from mask_frozen_detr.training.samples import BESIDE_TRUTH, TrainingData
 
 CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
@@ -210,3 +216,47 @@ def test_the_network_draws_in_the_true_boxes(squashing, tiny_network, scenes, tm
         found = mask > 127
         assert (found & truth).sum() / (found | truth).sum() > 0.85
     assert len(asked) == 2, "the picture and its mirror image"
+
+
+def test_pixels_and_evidence_are_judged_anew_by_it(squashing, tiny_network, scenes, tmp_path, monkeypatch):
+    """A second round's masks are those that pixels, the evidence of the first and the network's chances give."""
+    data = replace(scenes[0], images=scenes_to_learn_from(scenes[0])[:2])
+    classes = classes_of(data, squashing.info.class_names)
+    store = PseudoMasks("boxes", tmp_path / "first", tmp_path / "own", Evidence(squashing, classes.index_of))
+    dataset = TrainingData(data, classes, squashing.info.preprocessing, PLAIN, 0, pseudo_masks=store)
+    model = MaskFrozenDetr.build(squashing, tiny_network)
+    chances = np.random.default_rng(0).integers(0, 256, (MASK_SIDE, MASK_SIDE), dtype=np.uint8)
+    monkeypatch.setattr(
+        "mask_frozen_detr.training.pseudo_masks.redraw._masks",
+        lambda store, model, dataset, cache, record: np.stack([chances] * len(store.objects(record))),
+    )
+    draw_missing(store, data.images, workers=0, quiet=True)
+    store.round = 2
+    redraw_missing(store, model, dataset, None, quiet=True)
+    for record in data.images:
+        image = open_picture(record, record.orientation)
+        told = store.evidence.of(image, store.objects(record)).astype(np.float16)
+        for mask, odds, annotation in zip(store.read(record), told, store.objects(record), strict=True):
+            x, y, w, h = annotation.bbox
+            assert np.array_equal(mask, soft_cut(image, (x, y, x + w, y + h), odds, chances))
+
+
+def test_without_evidence_pixels_and_boxes_alone_are_looked_at(squashing, tiny_network, scenes, tmp_path, monkeypatch):
+    with_it = weights(squashing, tiny_network, without_masks(scenes[0]), tmp_path / "with", FROM_BOXES)
+    monkeypatch.setattr(Evidence, "of", lambda self, image, objects: 1 / 0)
+    without = weights(squashing, tiny_network, scenes[0], tmp_path / "run", replace(FROM_BOXES, evidence=False))
+    assert with_it != without
+
+
+def test_an_older_run_goes_on_without_evidence(squashing, tiny_network, scenes, tmp_path):
+    """Its masks were drawn from pixels and boxes: its options say so, and others are refused."""
+    run = tmp_path / "run"
+    stopped = replace(FROM_BOXES, evidence=False)
+    weights(squashing, tiny_network, scenes[0], run, stopped)
+    described = json.loads((run / "training.json").read_text())
+    del described["evidence"], described["checksum"]
+    (run / "training.json").write_text(json.dumps({**described, "checksum": hash_content(described)}))
+    assert read_options(run)[1].evidence is False
+    with pytest.raises(UserError, match="started with evidence False, found True"):
+        train(MaskFrozenDetr.build(squashing, tiny_network), scenes[0], None, run, FROM_BOXES, resume=True, quiet=True)
+    train(MaskFrozenDetr.build(squashing, tiny_network), scenes[0], None, run, stopped, resume=True, quiet=True)

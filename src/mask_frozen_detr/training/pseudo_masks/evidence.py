@@ -87,12 +87,10 @@ class Evidence:
             detections = self.detector.detect(pixels, send(mask, device))
             asked = self._logits(detections, boxes, labels)
             maps = [level for level in (detections.stem, *detections.features) if level is not None]
-            *gradients, by_pixels = torch.autograd.grad(asked.sum(), [*maps, pixels], allow_unused=True)
-        depends = by_pixels.detach()  # for detectors that hand out copies of their maps, which nothing depends on
-        for level, gradient in zip(maps, gradients, strict=True):
-            if gradient is not None:
-                depends = level.detach() * gradient
-                break
+            gradients = torch.autograd.grad(asked.sum(), maps, retain_graph=True, allow_unused=True)
+            used = [level.detach() * by for level, by in zip(maps, gradients, strict=True) if by is not None]
+            # Some detectors hand out copies of their maps, which no score depends on.
+            depends = used[0] if used else torch.autograd.grad(asked.sum(), pixels)[0]
         return depends.abs().sum(1, keepdim=True).nan_to_num()
 
     def _logits(self, detections: Detections, boxes: Tensor, labels: Tensor) -> Tensor:
