@@ -222,7 +222,8 @@ def test_pixels_and_evidence_are_judged_anew_by_it(squashing, tiny_network, scen
     """A second round's masks are those that pixels, the evidence of the first and the network's chances give."""
     data = replace(scenes[0], images=scenes_to_learn_from(scenes[0])[:2])
     classes = classes_of(data, squashing.info.class_names)
-    store = PseudoMasks("boxes", tmp_path / "first", tmp_path / "own", Evidence(squashing, classes.index_of))
+    evidence = Evidence(squashing, classes.index_of)
+    store = PseudoMasks("boxes", tmp_path / "first", tmp_path / "own", evidence)
     dataset = TrainingData(data, classes, squashing.info.preprocessing, PLAIN, 0, pseudo_masks=store)
     model = MaskFrozenDetr.build(squashing, tiny_network)
     chances = np.random.default_rng(0).integers(0, 256, (MASK_SIDE, MASK_SIDE), dtype=np.uint8)
@@ -235,7 +236,7 @@ def test_pixels_and_evidence_are_judged_anew_by_it(squashing, tiny_network, scen
     redraw_missing(store, model, dataset, None, quiet=True)
     for record in data.images:
         image = open_picture(record, record.orientation)
-        told = store.evidence.of(image, store.objects(record)).astype(np.float16)
+        told = evidence.of(image, store.objects(record)).astype(np.float16)
         for mask, odds, annotation in zip(store.read(record), told, store.objects(record), strict=True):
             x, y, w, h = annotation.bbox
             assert np.array_equal(mask, soft_cut(image, (x, y, x + w, y + h), odds, chances))

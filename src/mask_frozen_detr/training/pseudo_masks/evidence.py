@@ -55,7 +55,7 @@ class Evidence:
         Returns: (M, V, V) float32, over the part of each box within the image.
         """
         parts = [objects[start : start + AT_ONCE] for start in range(0, len(objects), AT_ONCE)]
-        told = [sum(self._told(image, part, around) for around in AROUND) for part in parts]
+        told = [torch.stack([self._told(image, part, around) for around in AROUND]).mean(0) for part in parts]
         return _standardised(torch.cat(told)).numpy() if told else np.zeros((0, SIDE, SIDE), np.float32)
 
     def _told(self, image: Image.Image, objects: Sequence[Annotation], around: float) -> Tensor:
@@ -72,9 +72,9 @@ class Evidence:
         pixels, mask = collate_images(cuts)
         labels = torch.tensor([self.label(annotation) for annotation in objects])
         depends = F.avg_pool2d(self._sensitivity(pixels, mask, torch.tensor(boxes), labels), 3, 1, 1)
-        scale = torch.tensor([size.shape[side] for size in cuts for side in (2, 1, 2, 1)]).view(-1, 4)
+        sides = torch.tensor([size.shape[side] for size in cuts for side in (2, 1, 2, 1)]).view(-1, 4)
         stride = pixels.shape[3] / depends.shape[3]
-        places = [send(place[None] / stride, depends.device) for place in torch.tensor(boxes) * scale]
+        places = [send(place[None] / stride, depends.device) for place in torch.tensor(boxes) * sides]
         cells = roi_align(depends, places, (SIDE, SIDE), sampling_ratio=2, aligned=True)[:, 0]
         odds = (cells / cells.mean((1, 2), keepdim=True).clamp(min=1e-30) + FLOOR).log().cpu()
         return _standardised(odds)

@@ -112,8 +112,10 @@ class PseudoMasks:
     def write(self, record: ImageRecord, masks: np.ndarray, evidence: np.ndarray | None = None) -> None:
         """What `read` and `read_evidence` give. Raises UserError where it cannot be written."""
         buffer = io.BytesIO()
-        told = {} if evidence is None else {"evidence": evidence.astype(np.float16)}
-        np.savez_compressed(buffer, masks=masks, **told)
+        if evidence is None:
+            np.savez_compressed(buffer, masks=masks)
+        else:
+            np.savez_compressed(buffer, masks=masks, evidence=evidence.astype(np.float16))
         write_bytes_atomic(self.path(record), buffer.getvalue())
 
 
