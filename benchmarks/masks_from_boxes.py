@@ -1,10 +1,10 @@
 """What masks from boxes are worth: pseudo-masks beside the truth, and mask AP by the number of images with true masks.
 
-    python -m benchmarks.masks_from_boxes iou DATA --cache FOLDER --json FILE
+    python -m benchmarks.masks_from_boxes iou DATA --cache FOLDER --json FILE --detector DETECTOR
     python -m benchmarks.masks_from_boxes curve DETECTOR DATA --output FOLDER --json FILE --images 0 10 50 --seeds 3
 
 `iou` draws the pseudo-masks of the training objects that have a true mask, without any training, and compares them
-with the truth, beside the box and the ellipse in it. `curve` trains for each number of images with the masks of these
+with the truth, beside the box and the ellipse in it; with a detector they follow what it sees. `curve` trains for each number of images with the masks of these
 alone, and with the boxes of all others as well; evaluation is always on true masks. What is measured already is not
 measured again.
 """
@@ -21,13 +21,16 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.load import load_split
+from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.results.paste import paste_probabilities
 from mask_frozen_detr.results.rle import segmentation_to_rle
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.pseudo_masks.draw import draw_missing
+from mask_frozen_detr.training.pseudo_masks.evidence import Evidence
 from mask_frozen_detr.training.pseudo_masks.soft_cut import inside_image
 from mask_frozen_detr.training.pseudo_masks.store import FOLDER, PseudoMasks
 
@@ -40,7 +43,8 @@ def main() -> None:
     iou = commands.add_parser("iou")
     iou.add_argument("data", type=Path)
     iou.add_argument("--cache", type=Path, required=True)
-    iou.set_defaults(measure=lambda found: ious(load_split(found.data, "train"), found.cache))
+    iou.add_argument("--detector", help="asked for evidence; left out, pixels and boxes alone are looked at")
+    iou.set_defaults(measure=lambda found: ious(load_split(found.data, "train"), found.cache, found.detector))
     curve = commands.add_parser("curve")
     curve.add_argument("detector")
     curve.add_argument("data", type=Path)
@@ -48,6 +52,7 @@ def main() -> None:
     curve.add_argument("--images", type=int, nargs="+", default=[0, 5, 10, 20, 50, 100])
     curve.add_argument("--seeds", type=int, default=3)
     curve.add_argument("--train-options", default="--preset light", help="of `train`, for every run alike")
+    curve.add_argument("--rounds", type=int, default=2, help="of drawing masks, in runs that draw any")
     curve.set_defaults(measure=lambda found: measure_curve(found))
     for command in (iou, curve):
         command.add_argument("--json", type=Path, required=True)
@@ -70,9 +75,13 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def ious(data: CocoData, cache: Path) -> dict[str, Any]:
+def ious(data: CocoData, cache: Path, name: str | None) -> dict[str, Any]:
     """Mean IoU of pseudo-masks, boxes and ellipses with the truth, over image pixels, by the area of the box."""
-    store = PseudoMasks("boxes", cache / FOLDER, cache)
+    evidence = None
+    if name is not None:
+        detector = load_detector(name)
+        evidence = Evidence(detector, classes_of(data, detector.info.class_names).index_of)
+    store = PseudoMasks("boxes", cache / FOLDER, cache, evidence)
     draw_missing(store, data.images, workers=0, quiet=False)
     off = (np.arange(MASK_SIDE) + 0.5) / MASK_SIDE * 2 - 1
     ellipse = (off[:, None] ** 2 + off**2 <= 1).astype(np.float32)
@@ -140,7 +149,8 @@ def mask_ap(options: argparse.Namespace, file: Path, others: str, output: Path, 
     command = [sys.executable, "-m", "mask_frozen_detr.cli", "train", options.detector, str(file)]
     command += ["--images", str(pictures), "--val", str(options.data), "--val-images", str(val_pictures)]
     command += ["--output", str(output), "--seed", str(seed), "--cache", str(options.output / "cache")]
-    command += ["--masks-from", "boxes-where-missing" if others == "boxes" else "annotations"]
+    if others == "boxes":
+        command += ["--masks-from", "boxes-where-missing", "--rounds", str(options.rounds)]
     command += options.train_options.split() + (["--resume"] if output.exists() else [])
     subprocess.run(command, check=True)
     last = max(output.glob("evaluation-*.json"), key=lambda path: int(path.stem.partition("-")[2]))
