@@ -91,7 +91,8 @@ def predict_files(
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
     batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
-    the machine, 0 does one after the other.
+    the machine, 0 does one after the other. With workers a model on a CPU may see several small batches at once, each
+    on its share of torch's threads (`Predictor.side_by_side`).
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
