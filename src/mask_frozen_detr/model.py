@@ -262,7 +262,10 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         if self.device.type != "cpu" or torch.get_num_threads() < LANES or batch * height * width > SMALL:
             return [self]
         shared = {id(one): one for one in (*self.parameters(), *self.buffers(), self.detector.info)}
-        return [self, *(copy.deepcopy(self, dict(shared)) for _ in range(1, LANES))]
+        try:
+            return [self, *(copy.deepcopy(self, dict(shared)) for _ in range(1, LANES))]
+        except Exception:  # whatever somebody's own detector holds that cannot be copied
+            return [self]
 
     def predict(
         self,

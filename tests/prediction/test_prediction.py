@@ -151,6 +151,15 @@ def test_who_computes_side_by_side(model):
     assert all(theirs.data_ptr() == ours.data_ptr() for ours, theirs in pairs)
 
 
+def test_a_model_that_cannot_be_copied_computes_alone(model, monkeypatch):
+    monkeypatch.setattr(type(model.detector), "__deepcopy__", lambda self, memo: 1 / 0, raising=False)
+    torch.set_num_threads(2)
+    try:
+        assert model.side_by_side(1) == [model]
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(("option", "value"), [("batch", 0), ("workers", -2)])
 def test_batches_and_threads_that_make_no_sense(option, value, model, photos, tmp_path):
     with pytest.raises(UserError, match=f"{option}: found {value}"):

@@ -7,10 +7,12 @@ them. Both are rewritten whole as the work goes on, so that they can be read whe
 """
 
 import hashlib
+import io
 import json
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.machine.checksums import hash_if_file
 from mask_frozen_detr.machine.files import encode_json, write_bytes_atomic
 from mask_frozen_detr.results.instances import Instances
-from mask_frozen_detr.results.png import encode_png
 
 PREDICTIONS_FILE, RESULTS_FILE = "predictions.json", "results.json"
 MADE_BY = "mask-frozen-detr predict"
@@ -244,7 +246,11 @@ def hash_picture(path: Path) -> str:
 
 def save_own_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG that says who made it, so that it is neither taken for an input nor for anybody else's."""
-    write_bytes_atomic(path, encode_png(picture, {"Software": MADE_BY}))
+    made_by, buffer = PngInfo(), io.BytesIO()
+    made_by.add_text("Software", MADE_BY)
+    # The fastest: searching photos for repeated strings takes a quarter of the time, and saves nothing.
+    picture.save(buffer, "PNG", pnginfo=made_by, compress_level=1, compress_type=zlib.Z_RLE)
+    write_bytes_atomic(path, buffer.getvalue())
 
 
 def is_own_picture(path: Path) -> bool:
