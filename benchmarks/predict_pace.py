@@ -2,10 +2,15 @@
 
     python -m benchmarks.predict_pace RUN PICTURES --threads 2 --json predict-pace.json
 
-Models alone: the detector and the mask network over pictures that are prepared in memory, without pasting. In every
-round they and `predict` take turns. Parts are timed apart, in one thread, over the same pictures.
+Models alone: the detector and the mask network over pictures that are prepared in memory, one batch after the other
+with all of torch's threads, without pasting. In every round they and `predict` take turns, and what counts is how long
+each takes by the clock. A round says nothing where other programs compute as well: torch's threads wait for each other
+in a loop, and where one of them has no core, models alone take several times as long. So each round tells which share
+of the cores others took (Linux alone knows), and the median is of rounds in which it was less than `quiet`.
+Parts are timed apart, in one thread and in processor time, over the same pictures.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -31,6 +36,8 @@ from mask_frozen_detr.results.inference import top_detections
 from mask_frozen_detr.results.prediction_files import describe_found, hash_picture, save_own_picture
 from mask_frozen_detr.results.predictor import PreparedPicture
 
+STAT = Path("/proc/stat")
+
 
 @dataclass
 class Options:
@@ -43,6 +50,7 @@ class Options:
     threads: int = 2  # torch's
     workers: int = -1  # threads that read and draw beside the model's
     rounds: int = 3
+    quiet: float = 0.05  # share of the cores that other programs may take in a round that counts
     score_threshold: float = 0.3
     parts: int = 40  # pictures that parts are timed on
     json: Path | None = None
@@ -63,14 +71,34 @@ def models_alone(model: MaskFrozenDetr, pictures: Sequence[PreparedPicture[torch
             model.network(found, mask, image_index, torch.cat(queries))
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+@dataclass(frozen=True)
+class Spent:
+    """What a piece of work took: seconds by the clock, of processor time, and others' share of the cores meanwhile."""
+
+    wall: float
+    processor: float
+    others: float  # 0 where the system does not tell
+
+    @classmethod
+    def by(cls, work: Callable[[], Any]) -> "Spent":
+        began, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+        work()
+        wall, busy, own = time.perf_counter() - began, busy_seconds() - busy, time.process_time() - own
+        return cls(wall, own, round(max(0.0, busy - own) / wall / (os.cpu_count() or 1), 3))
+
+
+def busy_seconds() -> float:
+    """Of all cores since the machine began, by whatever program; 0 where the system does not tell."""
+    try:
+        user, nice, system, _, _, irq, softirq, stolen, *_ = map(int, STAT.read_text().split("\n")[0].split()[1:])
+    except OSError:
+        return 0.0
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def parts(model: MaskFrozenDetr, paths: Sequence[Path], options: Options) -> dict[str, float]:
-    """Milliseconds a picture of what `predict` does beside the models, one after the other in one thread."""
+    """Milliseconds of processor time a picture of what `predict` does, one after the other in one thread."""
+    torch.set_num_threads(1)
     spent: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
@@ -89,7 +117,7 @@ def parts(model: MaskFrozenDetr, paths: Sequence[Path], options: Options) -> dic
                 "describe": partial(describe_found, found),
             }
             for name, work in works.items():
-                spent[name] = spent.get(name, 0.0) + seconds(work)
+                spent[name] = spent.get(name, 0.0) + Spent.by(work).processor
     return {name: round(1e3 * value / len(paths), 2) for name, value in spent.items()}
 
 
@@ -101,9 +129,9 @@ def main() -> None:
     paths = find_images(options.pictures)[: options.limit]
     prepared = [model.prepare(read_image(path)) for path in paths]
     models_alone(model, prepared[:10], options)  # warm
-    alone, whole = [], []
+    rounds: list[tuple[Spent, Spent]] = []
     for _ in range(options.rounds):
-        alone.append(seconds(partial(models_alone, model, prepared, options)))
+        alone = Spent.by(partial(models_alone, model, prepared, options))
         with tempfile.TemporaryDirectory() as folder:
             work = partial(
                 predict_files,
@@ -114,11 +142,17 @@ def main() -> None:
                 batch=options.batch,
                 workers=options.workers,
             )
-            whole.append(seconds(work))
-        print(f"models alone {alone[-1]:.1f} s, predict {whole[-1]:.1f} s, {whole[-1] / alone[-1]:.2f} times as long")
-    ratio = statistics.median(one / other for one, other in zip(whole, alone, strict=True))
+            whole = Spent.by(work)
+        rounds.append((alone, whole))
+        print(
+            f"models alone {alone.wall:.1f} s, predict {whole.wall:.1f} s, {whole.wall / alone.wall:.2f} times as long "
+            f"({whole.processor / alone.processor:.2f} in processor time); others took {alone.others:.0%} and "
+            f"{whole.others:.0%} of the cores"
+        )
+    quiet = [pair for pair in rounds if max(one.others for one in pair) < options.quiet]
+    ratio = statistics.median(whole.wall / alone.wall for alone, whole in quiet) if quiet else float("nan")
     each = parts(model, paths[: options.parts], options)
-    print(f"median {ratio:.2f}; milliseconds a picture: {each}")
+    print(f"median {ratio:.2f} of {len(quiet)} quiet rounds; milliseconds of processor time a picture: {each}")
     if options.json is not None:
         settings = {key: getattr(options, key) for key in ("limit", "batch", "threads", "workers", "score_threshold")}
         result = {
@@ -128,12 +162,21 @@ def main() -> None:
             },
             "settings": settings,
             "pictures": len(paths),
-            "seconds, models alone": [round(one, 2) for one in alone],
-            "seconds, predict": [round(one, 2) for one in whole],
-            "median of ratios": round(ratio, 3),
-            "milliseconds a picture, one after the other": each,
+            "models alone": [_rounded(alone) for alone, _ in rounds],
+            "predict": [_rounded(whole) for _, whole in rounds],
+            "median of ratios": round(ratio, 3) if quiet else None,
+            "quiet rounds": len(quiet),
+            "milliseconds of processor time a picture, one after the other": each,
         }
         write_json_atomic(options.json, result)
+
+
+def _rounded(spent: Spent) -> dict[str, float]:
+    return {
+        "seconds": round(spent.wall, 2),
+        "processor seconds": round(spent.processor, 2),
+        "others' share of the cores": spent.others,
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`MaskFrozenDetr`: a frozen detector and its mask network, as one thing to load, run, save and share."""
 
+import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,6 +53,9 @@ __all__ = [
     "read_run_config",
     "save_network_weights",
 ]
+
+LANES = 2  # pictures that a CPU's threads see at once in `side_by_side`: each takes its memory
+SMALL = 800 * 800  # pixels of a batch: larger ones keep all threads busy by themselves
 
 
 class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
@@ -250,6 +254,18 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
     @property
     def device(self) -> torch.device:
         return next(self.detector.parameters()).device
+
+    def side_by_side(self, batch: int) -> "list[Predictor[torch.Tensor]]":
+        """On a CPU with threads for two pictures, where these are small, a copy that shares the weights."""
+        preprocessing = self.preprocessing
+        height, width = preprocessing.edges if preprocessing.resizes_freely else preprocessing.probe_size()
+        if self.device.type != "cpu" or torch.get_num_threads() < LANES or batch * height * width > SMALL:
+            return [self]
+        shared = {id(one): one for one in (*self.parameters(), *self.buffers(), self.detector.info)}
+        try:
+            return [self, *(copy.deepcopy(self, dict(shared)) for _ in range(1, LANES))]
+        except Exception:  # whatever somebody's own detector holds that cannot be copied
+            return [self]
 
     def predict(
         self,

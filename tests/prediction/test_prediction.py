@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from predicted import OWN, THRESHOLD, names, read
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torchvision.datasets import CocoDetection
 
-from mask_frozen_detr import UserError
+from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.data.images import read_image
 from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.machine.locks import FolderLock
@@ -106,6 +107,57 @@ def test_batches_and_threads_change_nothing(workers, model, photos, tmp_path):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2), "but for the order in which a batch adds"
         assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_pictures_side_by_side_are_those_one_after_the_other(half, model, photos, tmp_path, monkeypatch):
+    """Two threads of torch's see two pictures at once, each in one: to the bit what one thread makes of them."""
+    seen: dict[int, set[int]] = {}  # of each model, torch's threads
+    real = MaskFrozenDetr.predict_prepared
+
+    def predict(self, *arguments):
+        seen.setdefault(id(self), set()).add(torch.get_num_threads())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(MaskFrozenDetr, "predict_prepared", predict)
+    with torch.autocast("cpu", enabled=half):
+        predict_files(model, [photos], tmp_path / "alone", THRESHOLD)
+        assert seen == {id(model): {1}}
+        torch.set_num_threads(2)
+        try:
+            predict_files(model, [photos], tmp_path / "two", THRESHOLD)
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+    assert len(seen) == 2
+    assert set().union(*seen.values()) == {1}
+    assert {name: (tmp_path / "two" / name).read_bytes() for name in names(tmp_path / "two")} == {
+        name: (tmp_path / "alone" / name).read_bytes() for name in names(tmp_path / "alone")
+    }
+
+
+def test_who_computes_side_by_side(model):
+    """Not one thread, not large batches; the copy has the model's own weights."""
+    assert model.side_by_side(1) == [model]
+    torch.set_num_threads(2)
+    try:
+        one, other = model.side_by_side(1)
+        assert model.side_by_side(1000) == [model]
+    finally:
+        torch.set_num_threads(1)
+    assert one is model
+    assert other.detector.model is not model.detector.model
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    assert all(theirs.data_ptr() == ours.data_ptr() for ours, theirs in pairs)
+
+
+def test_a_model_that_cannot_be_copied_computes_alone(model, monkeypatch):
+    monkeypatch.setattr(type(model.detector), "__deepcopy__", lambda self, memo: 1 / 0, raising=False)
+    torch.set_num_threads(2)
+    try:
+        assert model.side_by_side(1) == [model]
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch", 0), ("workers", -2)])

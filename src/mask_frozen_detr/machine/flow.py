@@ -18,11 +18,12 @@ AHEAD = 2  # batches that are made ready, and as many that are finished: memory 
 
 
 class Flow(Generic[Item, Ready, Output, Result]):
-    """Items that threads prepare and finish while the caller's thread computes.
+    """Items that threads prepare and finish while the caller's thread, or others beside it, computes.
 
     prepare: an item made ready, in a thread. together: the outputs of several ready items, in the caller's thread.
     finish: the result of a ready item and its output, in a thread. batch: ready items that go together. threads: 0
-    does all of it in the caller's.
+    does all of it in the caller's. lanes: calls of `together` at once, each in a thread of its own; 0 makes one, in the
+    caller's.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class Flow(Generic[Item, Ready, Output, Result]):
         finish: Callable[[Item, Ready, Output], Result],
         batch: int,
         threads: int,
+        lanes: int = 0,
     ):
         self.prepare, self.together, self.finish = prepare, together, finish
-        self.batch, self.threads = batch, threads
+        self.batch, self.threads, self.lanes = batch, threads, lanes
 
     def over(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result | Exception]]:
         """Each item with its result, or with what went wrong on it, in the items' order.
@@ -44,18 +46,27 @@ class Flow(Generic[Item, Ready, Output, Result]):
         """
         source = iter(items)
         pool = ThreadPoolExecutor(self.threads) if self.threads else None
+        lanes = ThreadPoolExecutor(self.lanes) if self.lanes else None
         made_ready: deque[tuple[Item, Future[Ready]]] = deque()
+        computing: deque[Future[list[tuple[Item, Future[Result]]]]] = deque()
         finished: deque[tuple[Item, Future[Result]]] = deque()
         try:
             while True:
-                for item in islice(source, self.batch * AHEAD - len(made_ready)):
+                for item in islice(source, self.batch * (AHEAD + self.lanes) - len(made_ready)):
                     made_ready.append((item, _submit(pool, self.prepare, item)))
-                if not made_ready:
-                    break
-                count = min(self.batch, len(made_ready))
                 try:
-                    finished.extend(self._model([made_ready.popleft() for _ in range(count)], pool))
-                except BaseException:  # a signal: what has been through the model already is not lost
+                    while made_ready and len(computing) <= self.lanes:  # one waits, so that no lane does
+                        batch = [made_ready.popleft() for _ in range(min(self.batch, len(made_ready)))]
+                        computing.append(_submit(lanes, self._model, batch, pool))
+                    if not computing:
+                        break
+                    finished.extend(computing[0].result())
+                    computing.popleft()
+                except BaseException:  # a signal: what has been through the model already, or is in it, is not lost
+                    begun = [one for one in computing if not one.cancel()]
+                    for one in begun:
+                        if one.exception() is None:
+                            finished.extend(one.result())
                     while finished:
                         yield self._outcome(finished.popleft())
                     raise
@@ -64,6 +75,8 @@ class Flow(Generic[Item, Ready, Output, Result]):
             while finished:
                 yield self._outcome(finished.popleft())
         finally:
+            if lanes is not None:  # first: they still have items to hand to the other threads
+                lanes.shutdown(cancel_futures=True)
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -14,6 +15,7 @@ from PIL import Image
 from mask_frozen_detr.data.images import find_images, read_image
 from mask_frozen_detr.errors import UserError, about, check_number, printable, reason
 from mask_frozen_detr.machine.flow import Flow
+from mask_frozen_detr.machine.lanes import in_precision_of_now, shared_threads
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
@@ -89,7 +91,8 @@ def predict_files(
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
     batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
-    the machine, 0 does one after the other.
+    the machine, 0 does one after the other. With workers a model on a CPU may see several small batches at once, each
+    on its share of torch's threads (`Predictor.side_by_side`).
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
@@ -139,9 +142,12 @@ def _predict_all(
 
     root = _root(inputs, [*paths, *files.pictures])
     problems = problems if state.is_main_process else []
-    flow = _flow(model, names, options, batch, threads)
+    # By all pictures, not those that are due: what an interrupted call left comes out as it would have then.
+    models = model.side_by_side(batch) if threads and len(paths) > batch else [model]
+    flow = _flow(models, names, options, batch, threads)
     try:
-        new = _predict_due(flow, paths, due, files, root, problems)
+        with shared_threads(len(models)):
+            new = _predict_due(flow, paths, due, files, root, problems)
     except BaseException:
         with contextlib.suppress(UserError):  # the first error is the one to tell
             files.save(root, paths)
@@ -260,22 +266,28 @@ def _settings(model: Predictor, options: _Options) -> dict[str, Any]:
 
 
 def _flow(
-    model: Predictor, names: dict[Path, str], options: _Options, batch: int, threads: int
+    models: Sequence[Predictor], names: dict[Path, str], options: _Options, batch: int, threads: int
 ) -> Flow[Path, _Read, Instances, Predicted]:
-    """Pictures read, segmented, drawn, and their drawings written."""
-    looked_for = model.class_indices(options.classes)
+    """Pictures read, segmented by as many models at once, drawn, and their drawings written."""
+    looked_for = models[0].class_indices(options.classes)
+    idle: SimpleQueue[Predictor] = SimpleQueue()
+    for model in models:
+        idle.put(model)
 
     def read(path: Path) -> _Read:
         os.fspath(path).encode()  # or no JSON could hold the name
         digest = hash_picture(path)
         image = read_image(path)
-        return _Read(digest, image, model.prepare(image))
+        return _Read(digest, image, models[0].prepare(image))
 
     def segment(ready: Sequence[_Read]) -> list[Instances]:
-        prepared = [one.prepared for one in ready]
-        return model.predict_prepared(
-            prepared, options.score_threshold, options.max_detections, options.probability_maps, looked_for
-        )
+        prepared, model = [one.prepared for one in ready], idle.get()
+        try:
+            return model.predict_prepared(
+                prepared, options.score_threshold, options.max_detections, options.probability_maps, looked_for
+            )
+        finally:
+            idle.put(model)
 
     def draw(path: Path, ready: _Read, instances: Instances) -> Predicted:
         image, start = ready.image, f"{options.output / names[path]}"
@@ -287,7 +299,9 @@ def _flow(
             save_own_picture(picture, Path(start + MAPS_SUFFIX))
         return Predicted(path, ready.digest, image.width, image.height, names[path], describe_found(instances))
 
-    return Flow(read, segment, draw, batch, threads)
+    if len(models) == 1:
+        return Flow(read, segment, draw, batch, threads)
+    return Flow(read, in_precision_of_now(segment), draw, batch, threads, len(models))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,8 @@ def save_own_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG that says who made it, so that it is neither taken for an input nor for anybody else's."""
     made_by, buffer = PngInfo(), io.BytesIO()
     made_by.add_text("Software", MADE_BY)
-    picture.save(buffer, "PNG", pnginfo=made_by, compress_level=1)  # the fastest
+    # The fastest: searching photos for repeated strings takes a quarter of the time, and saves nothing.
+    picture.save(buffer, "PNG", pnginfo=made_by, compress_level=1, compress_type=zlib.Z_RLE)
     write_bytes_atomic(path, buffer.getvalue())
 
 

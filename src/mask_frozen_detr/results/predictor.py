@@ -71,6 +71,13 @@ class Predictor(ABC, Generic[Pixels]):
         are there. classes: indices of those to look for, None for all.
         """
 
+    def side_by_side(self, batch: int) -> "list[Predictor[Pixels]]":
+        """Equal predictors, this one first, that compute at once in less time than one after the other.
+
+        batch: pictures that each takes at once. By default there is no other.
+        """
+        return [self]
+
     @property
     def class_names(self) -> list[str]:
         """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
