@@ -123,10 +123,10 @@ class TrainConfig:
     # an hour; 0 takes the last weights.
     ema: float = 0.0
     # What masks are learned from: annotations, those that somebody drew; boxes, those that training draws itself from
-    # pixels and boxes, whatever the annotations hold; boxes-where-missing, the latter for objects without a mask.
+    # boxes, whatever the annotations hold; boxes-where-missing, the latter for objects without a mask.
     masks_from: MasksFrom = "annotations"
-    # Draw these with what the detector sees, not from pixels and boxes alone: closer masks, for a look forward and back
-    # at every object.
+    # Draw them by what the detector sees in each box as well, not by pixels alone: closer masks, for two looks at each
+    # object before the first iteration.
     evidence: bool = True
     # Parts of a run with masks from boxes: after each but the last the network draws them anew.
     rounds: int = 1

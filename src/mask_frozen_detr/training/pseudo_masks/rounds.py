@@ -1,4 +1,4 @@
-"""When pseudo-masks are drawn: from pixels and boxes before a run, by its own network between its rounds."""
+"""When pseudo-masks are drawn: before a run from pixels, boxes and evidence, between its rounds by its network, too."""
 
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.progress import Progress
