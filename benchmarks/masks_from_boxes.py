@@ -4,9 +4,9 @@
     python -m benchmarks.masks_from_boxes curve DETECTOR DATA --output FOLDER --json FILE --images 0 10 50 --seeds 3
 
 `iou` draws the pseudo-masks of the training objects that have a true mask, without any training, and compares them
-with the truth, beside the box and the ellipse in it; with a detector they follow what it sees. `curve` trains for each number of images with the masks of these
-alone, and with the boxes of all others as well; evaluation is always on true masks. What is measured already is not
-measured again.
+with the truth, beside the box and the ellipse in it; with a detector they follow what it sees. `curve` trains for each
+number of images with the masks of these alone, and with the boxes of all others as well; evaluation is always on true
+masks. What is measured already is not measured again.
 """
 
 import argparse
