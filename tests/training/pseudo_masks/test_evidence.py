@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from family_parts import one_of_each_kind, picture
+from official_samples import random_model, small_deformable, small_dino, write_checkpoint
 from PIL import Image, ImageDraw
 from torch import nn
 
 from mask_frozen_detr.data.validation import Annotation
+from mask_frozen_detr.detectors import load_detector
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector, ScoreRule
 from mask_frozen_detr.detectors.identity import Identity
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, ShortestEdge
@@ -121,6 +123,15 @@ def test_every_family_tells_something(tiny, family_detector):
     assert (told.std((1, 2)) > 0.9).all()
     assert detector.hash_checkpoint() == before
     assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+@pytest.mark.parametrize("build", [small_dino, small_deformable])
+def test_official_checkpoints_tell_something(build, tmp_path):
+    detector = load_detector(write_checkpoint(random_model(build("resnet50")), tmp_path / "file.pth"))
+    told = Evidence(detector, {1: 0}).of(picture(), [an_object((10.0, 8.0, 70.0, 60.0))] * 5)
+    assert np.isfinite(told).all()
+    assert (told.std((1, 2)) > 0.9).all()
+    assert np.allclose(told, told[:1], atol=0.05), "the same object, told of otherwise beside others"
 
 
 # --- masks that follow it ---
