@@ -127,7 +127,7 @@ def test_every_family_tells_something(tiny, family_detector):
 
 @pytest.mark.parametrize("build", [small_dino, small_deformable])
 def test_official_checkpoints_tell_something(build, tmp_path):
-    detector = load_detector(write_checkpoint(random_model(build("resnet50")), tmp_path / "file.pth"))
+    detector = load_detector(write_checkpoint(random_model(build("resnet")), tmp_path / "file.pth"))
     told = Evidence(detector, {1: 0}).of(picture(), [an_object((10.0, 8.0, 70.0, 60.0))] * 5)
     assert np.isfinite(told).all()
     assert (told.std((1, 2)) > 0.9).all()
