@@ -7,14 +7,13 @@ from torch.utils.data import Dataset
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.orientation import open_picture
-from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.loaders import Watched
 from mask_frozen_detr.machine.processes import processes
 from mask_frozen_detr.machine.progress import Progress
 from mask_frozen_detr.machine.signals import leave_signals_to_parent
 from mask_frozen_detr.training.enough_memory import enough_memory
-from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, soft_cut
+from mask_frozen_detr.training.pseudo_masks.soft_cut import corners, soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 
 
@@ -42,12 +41,6 @@ class Drawing(Dataset[str]):
             ]
         self.store.write(record, np.stack(masks), told)
         return ""
-
-
-def corners(annotation: Annotation) -> Box:
-    """Its box as x0, y0, x1, y1."""
-    x, y, w, h = annotation.bbox
-    return x, y, x + w, y + h
 
 
 def draw_missing(store: PseudoMasks, records: Sequence[ImageRecord], workers: int, quiet: bool) -> None:

@@ -25,7 +25,7 @@ from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.results.box_inputs import UNKNOWN
 from mask_frozen_detr.results.given_boxes import choose_queries
-from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, inside_image
+from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, corners, inside_image
 
 SIDE = 28  # V
 AROUND = (1.4, 2.0)  # sides of what is cut out, in longer sides of the box: what both tell is averaged
@@ -61,8 +61,7 @@ class Evidence:
     def _told(self, image: Image.Image, objects: Sequence[Annotation], around: float) -> Tensor:
         preprocessing, cuts, boxes = self.detector.info.preprocessing, [], []
         for annotation in objects:
-            x, y, w, h = annotation.bbox
-            box = inside_image((x, y, x + w, y + h), image.width, image.height)
+            box = inside_image(corners(annotation), image.width, image.height)
             cut, part = _cut_out(image, box, around)
             if preprocessing.resizes_freely:
                 scale = SHOWN / max(cut.size)

@@ -28,8 +28,8 @@ from mask_frozen_detr.training.box_masks import MASK_SIDE
 from mask_frozen_detr.training.cache import FrozenCache
 from mask_frozen_detr.training.enough_memory import enough_memory
 from mask_frozen_detr.training.points import cell_centres, read_logits
-from mask_frozen_detr.training.pseudo_masks.draw import corners, missing_of
-from mask_frozen_detr.training.pseudo_masks.soft_cut import inside_image, soft_cut
+from mask_frozen_detr.training.pseudo_masks.draw import missing_of
+from mask_frozen_detr.training.pseudo_masks.soft_cut import corners, inside_image, soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.samples import TrainingData, collate
 

@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.cluster.vq import vq
 from scipy.ndimage import map_coordinates, uniform_filter
 
+from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.training.box_masks import MASK_SIDE
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -65,6 +66,12 @@ def soft_cut(
         known.append(_odds((drawn / np.float32(255)).clip(UNSURE, 1 - UNSURE)))
     masks = [_cut_window(image, cut, window, known, guess=drawn is None) for window in WINDOWS]
     return np.round(255 * np.mean(masks, axis=0)).astype(np.uint8)
+
+
+def corners(annotation: Annotation) -> Box:
+    """An object's box as x0, y0, x1, y1."""
+    x, y, w, h = annotation.bbox
+    return x, y, x + w, y + h
 
 
 def inside_image(box: Box, width: int, height: int) -> Box:
