@@ -12,7 +12,6 @@ masks. What is measured already is not measured again.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from mask_frozen_detr.data.classes import classes_of
 from mask_frozen_detr.data.coco import CocoData
 from mask_frozen_detr.data.load import load_split
 from mask_frozen_detr.detectors import load_detector
+from mask_frozen_detr.machine.devices import processor_name
 from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.results.paste import paste_probabilities
 from mask_frozen_detr.results.rle import segmentation_to_rle
@@ -65,14 +65,7 @@ def main() -> None:
 def where() -> dict[str, str]:
     """Commit and hardware."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"commit": commit.stdout.strip(), "hardware": f"{os.cpu_count()} cores, {processor()}"}
-
-
-def processor() -> str:
-    """What Linux calls it, elsewhere what Python does."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {"commit": commit.stdout.strip(), "hardware": f"{os.cpu_count()} cores, {processor_name()}"}
 
 
 def ious(data: CocoData, cache: Path, name: str | None) -> dict[str, Any]:

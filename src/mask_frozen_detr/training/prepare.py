@@ -46,7 +46,8 @@ def prepare(
     _check_places(output, Path(info.identity.name), train_data, cache)
     if cache is not None:
         config = replace(config, augment=cache.augment(config.augment))
-    pseudo_masks = _pseudo_masks(config, output, cache, Evidence(model.detector, classes.index_of))
+    evidence = Evidence(model.detector, classes.index_of) if config.evidence else None
+    pseudo_masks = _pseudo_masks(config, output, cache, evidence)
     dataset = TrainingData(
         train_data, classes, info.preprocessing, config.augment, config.seed, pseudo_masks=pseudo_masks
     )
@@ -76,14 +77,14 @@ def _check_patience(patience: int, steps: int, every: int, val_data: CocoData | 
 
 
 def _pseudo_masks(
-    config: TrainConfig, output: Path, cache: FrozenCache | None, evidence: Evidence
+    config: TrainConfig, output: Path, cache: FrozenCache | None, evidence: Evidence | None
 ) -> PseudoMasks | None:
     """The masks to train on instead of drawn ones; they lie in the cache, if there is one, for other runs as well."""
     if config.masks_from == "annotations":
         return None
     own = output / FOLDER
     first = own / "round-1" if cache is None else cache.store.folder.parent / FOLDER
-    return PseudoMasks(config.masks_from, first, own, evidence if config.evidence else None)
+    return PseudoMasks(config.masks_from, first, own, evidence)
 
 
 def _check_places(output: Path, detector: Path, data: CocoData, cache: FrozenCache | None) -> None:

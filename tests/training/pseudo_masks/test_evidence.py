@@ -40,7 +40,7 @@ class Squashing(Preprocessing):
 
 
 class RedCounter(FrozenDetector):
-    """Sees red alone: the first class's logit is the sum of red (blue) over all cells, the second's that of green."""
+    """The first class's logit is the sum of red over all cells, the second's that of green."""
 
     with_stem = True
 

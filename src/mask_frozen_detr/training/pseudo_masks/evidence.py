@@ -8,8 +8,6 @@ object, too, covers many cells. Nothing of it comes from colours alone, so it te
 Letters: M objects of an image, V cells a side of what is told of each.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +20,7 @@ from torchvision.ops import box_convert, roi_align
 from mask_frozen_detr.data.validation import Annotation
 from mask_frozen_detr.detectors.base import Detections, FrozenDetector
 from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.machine.checksums import hash_content
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.results.box_inputs import UNKNOWN
 from mask_frozen_detr.results.given_boxes import choose_queries
@@ -41,8 +40,14 @@ class Evidence:
 
     def __init__(self, detector: FrozenDetector, index_of: Mapping[int, int]):
         self.detector, self.index_of = detector, index_of
-        told = [detector.info.identity.weights, detector.info.identity.prompt, detector.info.preprocessing.describe()]
-        self.name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        info = detector.info
+        self.name = hash_content(
+            {
+                "weights": info.identity.weights,
+                "prompt": info.identity.prompt,
+                "preprocessing": info.preprocessing.describe(),
+            }
+        )
 
     def label(self, annotation: Annotation) -> int:
         """The object's class index, `UNKNOWN` where the detector has no such class."""
