@@ -76,7 +76,8 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         classes: RunClasses | None = None,
     ):
         super().__init__()
-        self.detector, self.own_detector = detector, own_detector
+        self.detector = detector.with_finer_look(network.config.finer_look == "on")
+        self.own_detector = own_detector
         self.network = network.to(self.device)  # a detector may lie on a GPU already, as after a training
         self.classes = classes
         self.max_detections = DETECTIONS
@@ -86,9 +87,17 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
-        """An untrained mask network on a detector. Raises UserError where the parts do not fit it."""
+        """An untrained mask network on a detector, which decides what is left to it as "auto".
+
+        Raises UserError where the parts do not fit it.
+        """
+        config = config or MaskNetworkConfig()
+        if config.finer_look == "auto":
+            can = config.can_look_finer and not detector.finer_look_problem()
+            config = replace(config, finer_look="on" if can else "off")
+        detector = detector.with_finer_look(config.finer_look == "on")
         try:
-            return cls(detector, MaskNetwork(config or MaskNetworkConfig(), detector.shapes))
+            return cls(detector, MaskNetwork(config, detector.shapes))
         except ValueError as error:
             raise UserError(f"{detector.info.identity.name}: {error}") from error
 

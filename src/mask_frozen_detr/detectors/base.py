@@ -3,6 +3,7 @@
 Letters: B images, Q queries, K classes, d query width, H × W padded input, H_l × W_l a feature level.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.detectors.identity import Identity, hash_tensors, hash_weights
+from mask_frozen_detr.detectors.finer_look import FinerLook, unpack_finer
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
 from mask_frozen_detr.errors import UserError, reason
 
@@ -30,9 +32,11 @@ class Detections:
     logits: (B, Q, K), class logits as the detector gives them.
     boxes: (B, Q, 4), cx, cy, w, h in [0, 1] relative to the **unpadded** image.
     features: (B, d_l, H_l, W_l) each, finest first: E₁ … E_L.
-    stem: (B, C, h, w), the backbone's earliest map, at stride 4 (C₁) where it has one, or None.
+    stem: (B, C, h, w), the backbone's earliest map, at stride 4 (C₁) where it has one, or None; of a finer look at
+        stride 2.
     pixels: (B, 3, H, W), the input itself, for mask networks that learn a stem of their own.
     loss: the detector's own training loss, where it is fine-tuned and targets were given.
+    stages: (B, C_n, h_n, w_n) each, the backbone's maps of a finer look between the stem and E₁, finest first.
     """
 
     queries: Tensor
@@ -42,6 +46,7 @@ class Detections:
     stem: Tensor | None
     pixels: Tensor | None = None
     loss: Tensor | None = None
+    stages: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class DetectorShapes:
     stem_width: int | None  # channels of the backbone's earliest map; None where there is none
     num_classes: int  # K without a background class; 1 where a prompt names the classes, so that it may change
     stem_stride: int = 4  # input pixels a cell of the backbone's earliest map
+    stage_widths: tuple[int, ...] = ()  # channels of the maps that a finer look adds to it
+    stage_strides: tuple[int, ...] = ()  # input pixels a cell of them
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class FrozenDetector(nn.Module, ABC):
         self.model = model.requires_grad_(False)
         self.info = info
         self.finetuned: FineTune = "none"
+        self.looks_finer = False
         self._shapes: DetectorShapes | None = None
         self.eval()
 
@@ -123,15 +131,51 @@ class FrozenDetector(nn.Module, ABC):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
 
-        The mask best lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
+        With a finer look images are those that its pre-processing packs, (B, 15, H, W). The mask best lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
-        images = pixel_values
-        if images.device.type == "cpu" and self.finetuned == "none":
-            # The maps follow in it, and convolutions are faster; backward, torch may destroy memory (see docs).
-            images = images.contiguous(memory_format=torch.channels_last)
+        pixels, finer = unpack_finer(pixel_values) if self.looks_finer else (pixel_values, None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
-            return replace(self.detect(images, pixel_mask, targets), pixels=pixel_values)
+            detections = replace(self.detect(self._laid_out(pixels), pixel_mask, targets), pixels=pixels)
+            if finer is None:
+                return detections
+            coarsest = detections.features[0].shape[3]
+            stem, *stages = [m for m in self.backbone_maps(self._laid_out(finer)) if m.shape[3] > coarsest]
+            return replace(detections, stem=stem, stages=stages)
+
+    def _laid_out(self, pixels: Tensor) -> Tensor:
+        if pixels.device.type != "cpu" or self.finetuned != "none":
+            return pixels
+        # The maps follow in it, and convolutions are faster; backward, torch may destroy memory (see docs).
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def backbone_maps(self, pixels: Tensor) -> list[Tensor]:
+        """The maps of the backbone alone, finest first, for (B, 3, H, W) pixels of any size.
+
+        Raises UserError where it does not run alone, as `finer_look_problem` tells before.
+        """
+        raise UserError(f"{self.info.identity.name}: finer_look: {self.finer_look_problem()}")
+
+    def finer_look_problem(self) -> str:
+        """Why this detector cannot look at a picture finer than it does, "" where it can."""
+        return "its backbone does not run alone"
+
+    def with_finer_look(self, wanted: bool = True) -> "FrozenDetector":
+        """This detector with a finer look besides, or without: the same where it has what is wanted.
+
+        Weights are shared, and so is the model; pre-processing and shapes are the other's own. Raises UserError, which
+        names the detector, where it cannot look finer.
+        """
+        if wanted == self.looks_finer:
+            return self
+        if wanted and (problem := self.finer_look_problem()):
+            raise UserError(f"{self.info.identity.name}: finer_look: {problem}; expected finer_look off or auto")
+        other = copy.copy(self)
+        preprocessing = self.info.preprocessing
+        made = preprocessing.look if isinstance(preprocessing, FinerLook) else FinerLook(preprocessing)
+        other.info = replace(self.info, preprocessing=made)
+        other.looks_finer, other._shapes = wanted, None
+        return other
 
     @property
     def knows_padding(self) -> bool:
@@ -210,7 +254,8 @@ class FrozenDetector(nn.Module, ABC):
                 f"{self.info.identity.name}: its pre-processing makes pictures of {width} × {height} pixels, expected "
                 f"at most {LARGEST_PROBE:,} pixels"
             )
-        pixel_values = torch.zeros(1, 3, height, width, device=device, dtype=next(self.model.parameters()).dtype)
+        channels, dtype = self.info.preprocessing.channels, next(self.model.parameters()).dtype
+        pixel_values = torch.zeros(1, channels, height, width, device=device, dtype=dtype)
         detections = self(pixel_values, torch.ones(1, height, width, dtype=torch.long, device=device))
         background = 1 if self.info.score_rule.kind == "softmax" else 0
         return DetectorShapes(
@@ -220,6 +265,8 @@ class FrozenDetector(nn.Module, ABC):
             stem_width=None if detections.stem is None else detections.stem.shape[1],
             num_classes=1 if self.info.identity.prompt else detections.logits.shape[-1] - background,
             stem_stride=4 if detections.stem is None else round(height / detections.stem.shape[2]),
+            stage_widths=tuple(stage.shape[1] for stage in detections.stages),
+            stage_strides=tuple(round(height / stage.shape[2]) for stage in detections.stages),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mask_frozen_detr.detectors.finer_look import FinerLook
 from mask_frozen_detr.detectors.preprocessing import Preprocessing, ShortestEdge
 from mask_frozen_detr.errors import UserError, printable, reason
 
@@ -19,6 +20,8 @@ def described_preprocessing(described: Mapping[str, Any]) -> Preprocessing:
     from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 
     settings = dict(described)
+    if settings.pop("finer_look", None):
+        return FinerLook(described_preprocessing(settings))
     try:
         if settings.pop("kind", None) == "shortest-edge":
             mean, std = tuple(settings.pop("mean")), tuple(settings.pop("std"))

@@ -111,6 +111,7 @@ for _family in (
         cost_prefix="matcher_",
         strides="8 to 32",
         example="PekingU/rtdetr_r50vd",
+        backbone="model.backbone.model",
     ),
     Family(
         "rt_detr_v2",
@@ -121,6 +122,7 @@ for _family in (
         cost_prefix="matcher_",
         strides="8 to 32",
         example="PekingU/rtdetr_v2_r18vd",
+        backbone="model.backbone.model",
     ),
     Family(
         "d_fine",
@@ -131,6 +133,7 @@ for _family in (
         cost_prefix="matcher_",
         strides="8 to 32 (nano: 16, 32)",
         example="ustc-community/dfine-xlarge-coco",
+        backbone="model.backbone.model",
     ),
     Family(
         "deimv2",
@@ -144,6 +147,7 @@ for _family in (
         cost_prefix="matcher_",
         strides="8 to 32 (atto to nano: 16, 32)",
         example="Intellindust/DEIMv2_HGNetv2_N_COCO",
+        backbone="model.conv_encoder.model",
     ),
     Family(
         "lw_detr",
@@ -212,6 +216,7 @@ for _family in (
         has_loss=False,
         strides="8 to 32",
         example="PaddlePaddle/PP-DocLayoutV2_safetensors",
+        backbone="model.backbone.model",
     ),
     Family(
         "pp_doclayout_v3",
@@ -223,6 +228,7 @@ for _family in (
         has_loss=False,
         strides="8 to 32",
         example="PaddlePaddle/PP-DocLayoutV3_safetensors",
+        backbone="model.backbone.model",
     ),
     Family(
         "pp_doclayout_v4",
@@ -236,6 +242,7 @@ for _family in (
         strides="8 to 32",
         since="5.20",
         example="PaddlePaddle/PP-DocLayoutV4_safetensors",
+        backbone="model.backbone.model",
     ),
 ):
     register_detector(_family)

@@ -87,6 +87,7 @@ class Family:
     stem_stride: str = "4"  # of the backbone's earliest map, in words
     since: str = OLDEST  # version of transformers that has it
     example: str = ""  # a published checkpoint
+    backbone: str = ""  # the module that makes the stem's map and the next ones of a picture of any size; "": none does
 
     def describe(self) -> list[Any]:
         """What decides, besides the model, what comes out of it, as JSON: which taps, read how."""

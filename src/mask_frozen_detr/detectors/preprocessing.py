@@ -22,6 +22,15 @@ class Preprocessing(ABC):
     resizes_freely: bool  # True: any size will do, so training may draw its own
 
     @property
+    def channels(self) -> int:
+        """Channels of what it makes of a picture."""
+        return 3
+
+    def enlarged(self, times: int) -> "Preprocessing":
+        """The same at so many times the size, of one that squashes pictures to one. Raises ValueError for others."""
+        raise ValueError(f"{type(self).__name__} has no one size that pictures are squashed to")
+
+    @property
     def edges(self) -> tuple[int, int]:
         """The shorter side that images are resized to and the most that the longer one may have then.
 
@@ -90,9 +99,9 @@ class ShortestEdge(Preprocessing):
 
 
 def collate_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(3, h, w) each → (B, 3, H, W) zero-padded at the right and bottom, and the (B, H, W) mask, 1 = image."""
+    """(C, h, w) each → (B, C, H, W) zero-padded at the right and bottom, and the (B, H, W) mask, 1 = image."""
     pixel_mask = mask_of_sizes([(image.shape[1], image.shape[2]) for image in images])
-    pixel_values = images[0].new_zeros(len(images), 3, *pixel_mask.shape[1:])
+    pixel_values = images[0].new_zeros(len(images), images[0].shape[0], *pixel_mask.shape[1:])
     for b, image in enumerate(images):
         pixel_values[b, :, : image.shape[1], : image.shape[2]] = image
     return pixel_values, pixel_mask

@@ -3,8 +3,10 @@
 Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from mask_frozen_detr.detectors.base import Detections, DetectorInfo, FrozenDetector, Labels
 from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.detectors.family import Family, Maps
+from mask_frozen_detr.detectors.finer_look import FinerLook
 from mask_frozen_detr.detectors.identity import hash_tensors
 from mask_frozen_detr.detectors.prompt import Prompt
 from mask_frozen_detr.detectors.transformers_attention import share_attention
@@ -81,6 +84,37 @@ class TransformersDetector(FrozenDetector):
             self._levels = len(projections)
             for level, projection in enumerate(projections):
                 self._tap(f"level{level}", projection)
+
+    def finer_look_problem(self) -> str:
+        """Why this detector cannot look finer (`FrozenDetector.finer_look_problem`)."""
+        if self.info.preprocessing.resizes_freely:
+            return "it takes pictures of any size, so that a larger size in its pre-processing serves instead"
+        if not self.family.backbone or not self._stages():
+            return "its backbone does not run alone on pictures of any size"
+        return ""
+
+    def with_finer_look(self, wanted: bool = True) -> FrozenDetector:
+        """The detector with a finer look, or without (`FrozenDetector.with_finer_look`)."""
+        other = super().with_finer_look(wanted)
+        if wanted:
+            for number, stage in enumerate(self._stages()):
+                if not any(isinstance(hook, Tap) and hook.name == f"stage{number}" for hook in hooks_of(stage)):
+                    self._tap(f"stage{number}", stage)
+        return other
+
+    def backbone_maps(self, pixels: Tensor) -> list[Tensor]:
+        """The maps of the backbone alone (`FrozenDetector.backbone_maps`)."""
+        self._module(self.family.backbone)(pixels)
+        maps = [maps_of(self._taken[f"stage{number}"])[0] for number in range(len(self._stages()))]
+        self._taken.clear()
+        return maps
+
+    def _stages(self) -> list[nn.Module]:
+        """The modules of the backbone whose maps are C₁, C₂, … ; none where they have no numbers."""
+        first = re.fullmatch(r"(.*?)(\d+)", self.family.stems.get(backbone_type(self.model.config), ""))
+        modules = dict(self.model.named_modules())
+        paths = (f"{first[1]}{number}" for number in count(int(first[2]))) if first else iter(())
+        return [modules[path] for path in takewhile(modules.__contains__, paths)]
 
     def _module(self, path: str) -> nn.Module:
         if path not in dict(self.model.named_modules()):
@@ -155,8 +189,10 @@ class TransformersDetector(FrozenDetector):
         config.save_pretrained(folder)
         # Not the model's own `save_pretrained`: it leaves out weights that it takes for shared ones.
         save_file(self._checkpoint(), folder / SAFE, metadata={"format": "pt"})
-        assert isinstance(self.info.preprocessing, TransformersPreprocessing)
-        self.info.preprocessing.processor.save_pretrained(folder)
+        preprocessing = self.info.preprocessing
+        looked = preprocessing.look if isinstance(preprocessing, FinerLook) else preprocessing
+        assert isinstance(looked, TransformersPreprocessing)
+        looked.processor.save_pretrained(folder)
         if self.prompt is not None:
             self.prompt.tokenizer.save_pretrained(folder)
 
@@ -197,6 +233,11 @@ def backbone_type(config: Any) -> str:
     return config.model_type if backbone is None else backbone["model_type"]
 
 
+def hooks_of(module: nn.Module) -> Iterable[Any]:
+    """The hooks that see a module's output."""
+    return module._forward_hooks.values()
+
+
 def as_list(module: nn.Module) -> list[nn.Module]:
     """The modules of a list; a module alone is a list of one."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
@@ -230,6 +271,7 @@ def join(alone: Sequence[Detections]) -> Detections:
         return torch.cat([F.pad(one, (0, width - one.shape[3], 0, height - one.shape[2])) for one in maps])
 
     stems = [one.stem for one in alone if one.stem is not None]
+    stages = zip(*(one.stages for one in alone), strict=True)
     losses = [one.loss for one in alone if one.loss is not None]
     return Detections(
         queries=torch.cat([one.queries for one in alone]),
@@ -238,4 +280,5 @@ def join(alone: Sequence[Detections]) -> Detections:
         features=[pad(level) for level in zip(*(one.features for one in alone), strict=True)],
         stem=pad(stems) if stems else None,
         loss=torch.stack(losses).mean() if losses else None,
+        stages=[pad(stage) for stage in stages],
     )

@@ -1,5 +1,6 @@
 """The image processors of transformers as pre-processing."""
 
+import copy
 from typing import Any
 
 from PIL import Image
@@ -42,6 +43,15 @@ class TransformersPreprocessing(Preprocessing):
             return 256, 256
         height, width = self(Image.new("RGB", (64, 64))).shape[1:]
         return height, width
+
+    def enlarged(self, times: int) -> "TransformersPreprocessing":
+        """The same at so many times the size. Raises ValueError where there is no one size."""
+        if self._side is None:
+            return super().enlarged(times)  # which raises
+        processor = copy.deepcopy(self.processor)
+        height, width = (times * side for side in self._side)
+        processor.size = {"height": height, "width": width}
+        return TransformersPreprocessing(processor, any_size=False)
 
     def describe(self) -> dict:
         return {key: value for key, value in self.processor.to_dict().items() if not key.startswith("_")}

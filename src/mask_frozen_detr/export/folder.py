@@ -113,7 +113,8 @@ def export_model(
     preparation = with_canvas(portable(model.detector.info.preprocessing, name), size, name)
     prepared, problems = usable_pictures(calibrating, lambda path: preparation(read_image(path)), "calibrate")
     height, width = preparation.canvas or preparation.size
-    example = Example.of(height, width, preparation.canvas is not None, pasted)
+    channels = model.preprocessing.channels
+    example = Example.of(height, width, preparation.canvas is not None, pasted, channels)
     outputs = (*OUTPUTS, PIXELS) if pasted else OUTPUTS
     graph = MaskGraph(model.cpu(), max_detections).eval()
     with torch.no_grad(), quiet():

@@ -1,12 +1,14 @@
 """A detector's pre-processing as a record that runs without torch; which record it is, pictures tell."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mask_frozen_detr.data.preparation import Fit, Preparation
+from mask_frozen_detr.detectors.finer_look import FinerLook
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
 from mask_frozen_detr.errors import UserError, reason
 
@@ -19,6 +21,8 @@ def portable(preprocessing: Preprocessing, name: str) -> Preparation:
 
     Raises UserError that names the detector, where none does.
     """
+    if isinstance(preprocessing, FinerLook):
+        return replace(portable(preprocessing.look, name), finer_look=True)
     try:
         candidates = list(_candidates(preprocessing.describe()))
     except (KeyError, TypeError, ValueError, IndexError) as error:

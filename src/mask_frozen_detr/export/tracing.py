@@ -40,10 +40,10 @@ class Example:
     inputs: dict[str, Tensor]
 
     @classmethod
-    def of(cls, height: int, width: int, padded: bool, pastes: bool = False) -> "Example":
-        """Inputs of a canvas of so many pixels. padded: `sizes` is an input. pastes: `picture` is one."""
+    def of(cls, height: int, width: int, padded: bool, pastes: bool = False, channels: int = 3) -> "Example":
+        """Inputs of a canvas of so many pixels and channels. padded: `sizes` is an input. pastes: `picture` is one."""
         generator = torch.Generator().manual_seed(0)
-        coarse = torch.randn(PICTURES, 3, max(2, height // 16), max(2, width // 16), generator=generator)
+        coarse = torch.randn(PICTURES, channels, max(2, height // 16), max(2, width // 16), generator=generator)
         images = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
         inputs = {IMAGES: images, THRESHOLD: torch.tensor(0.0)}
         if padded:

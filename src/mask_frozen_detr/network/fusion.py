@@ -1,7 +1,11 @@
 """Neck and fusion: F = neck(C₁) + upsample(E₁) (paper, equations 1, 5 and 14).
 
+Of a finer look (not in the paper) C₁ is at stride 2, F as well, and the backbone's coarser maps are added as C₁ is.
+
 Letters: B images, d width, h × w cells of F.
 """
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,19 +37,22 @@ class Neck(nn.Module):
 class Fusion(nn.Module):
     """F = neck(C₁) + bilinear(E₁ → stride 4); without C₁, E₁ upsampled to stride 4 (or as fine as it is).
 
-    Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where
+    stages: coarser maps of the backbone, each through a neck of its own, upsampled and added besides. Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where
     it is not.
     """
 
-    def __init__(self, width: int, stride: int, stem: Stem | None, neck: bool):
+    def __init__(self, width: int, stride: int, stem: Stem | None, neck: bool, stages: Sequence[Stem] = ()):
         super().__init__()
         self.uses_stem = stem is not None
-        self.stem_factor = 1.0 if stem is None else stem.stride / 4  # above 1 for a stem that is not as fine as C₁
-        self.factor = stride / 4 if stride > 4 else 1.0
+        finest = 4 if stem is None else min(4, stem.stride)
+        self.stem_factor = 1.0 if stem is None else stem.stride / finest  # above 1 for a stem not as fine as C₁
+        self.factor = stride / finest if stride > finest else 1.0
         self.stride = stride / self.factor  # input pixels a cell of F
         self.neck = Neck(stem.width, width) if stem is not None and neck else None
         bare = stem is not None and not neck and stem.width != width
         self.projection = nn.Conv2d(stem.width, width, 1) if stem is not None and bare else None
+        self.stage_necks = nn.ModuleList(Neck(stage.width, width) for stage in stages)
+        self.stage_factors = [stage.stride / finest for stage in stages]
 
     def forward(
         self,
@@ -54,8 +61,11 @@ class Fusion(nn.Module):
         encoded_valid: Tensor | None = None,
         stem_valid: Tensor | None = None,
         mapper: nn.Module | None = None,
+        stages: Sequence[Tensor] = (),
+        stages_valid: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """encoded (B, d, H_1, W_1), stem (B, C, h, w) or None; the masks of their valid cells, None without padding.
+        """encoded (B, d, H_1, W_1), stem (B, C, h, w) or None, stages (B, C_n, h_n, w_n) each; the masks of their valid
+        cells, None without padding.
 
         mapper: a Linear that takes each cell of F to c channels, or an Identity. Where it makes maps narrower it is
         applied to both before they are made larger and added, which is the same and cheaper.
@@ -66,7 +76,8 @@ class Fusion(nn.Module):
         """
         if isinstance(mapper, nn.Linear):
             if mapper.out_features >= mapper.in_features:
-                return _mapped(self(encoded, stem, encoded_valid, stem_valid), mapper)
+                whole = self(encoded, stem, encoded_valid, stem_valid, None, stages, stages_valid)
+                return _mapped(whole, mapper)
             encoded = _mapped(encoded, mapper)
         if encoded_valid is not None:
             encoded = repeat_edges(encoded, encoded_valid)
@@ -83,16 +94,32 @@ class Fusion(nn.Module):
         if isinstance(mapper, nn.Linear):
             stem = _mapped(stem, mapper, bias=False)
         if self.stem_factor > 1:
-            if stem_valid is not None:
-                stem = repeat_edges(stem, stem_valid)
-            stem = F.interpolate(stem, scale_factor=self.stem_factor, mode="bilinear", align_corners=False)
+            stem = _upsampled(stem, stem_valid, self.stem_factor)
             stem_valid = None if stem_valid is None else upsampled_cells(stem_valid, self.stem_factor, stem.shape[2:])
-        h, w = stem.shape[2:]
-        missing = (0, max(0, w - encoded.shape[3]), 0, max(0, h - encoded.shape[2]))
-        if any(missing):
-            encoded = F.pad(encoded, missing, mode="replicate")
-        fused = stem + encoded[:, :, :h, :w]
+        fused = stem + _fitted(encoded, stem)
+        for number, (neck, factor, stage) in enumerate(zip(self.stage_necks, self.stage_factors, stages, strict=True)):
+            valid = None if stages_valid is None else stages_valid[number]
+            stage = neck(stage, valid)
+            if isinstance(mapper, nn.Linear):
+                stage = _mapped(stage, mapper, bias=False)
+            fused = fused + _fitted(_upsampled(stage, valid, factor), fused)
         return fused if stem_valid is None else repeat_edges(fused, stem_valid)
+
+
+def _upsampled(maps: Tensor, valid: Tensor | None, factor: float) -> Tensor:
+    """(B, d, h, w) → (B, d, factor · h, factor · w); the image's last cells repeated into what is padding."""
+    if valid is not None:
+        maps = repeat_edges(maps, valid)
+    return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def _fitted(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps cut, or their last cells repeated, to the height and width of `like`."""
+    h, w = like.shape[2:]
+    missing = (0, max(0, w - maps.shape[3]), 0, max(0, h - maps.shape[2]))
+    if any(missing):
+        maps = F.pad(maps, missing, mode="replicate")
+    return maps[:, :, :h, :w]
 
 
 def _mapped(maps: Tensor, mapper: nn.Linear, bias: bool = True) -> Tensor:

@@ -22,7 +22,7 @@ from mask_frozen_detr.network.image_encoder import IMAGE_ENCODERS
 from mask_frozen_detr.network.mask_scoring import MaskScoring
 from mask_frozen_detr.network.padding import Padding
 from mask_frozen_detr.network.query_encoder import QueryLayer
-from mask_frozen_detr.network.stem import PixelStem, choose_stem
+from mask_frozen_detr.network.stem import PixelStem, choose_stages, choose_stem
 
 BOXES_AT_A_TIME = 8
 
@@ -73,7 +73,8 @@ class MaskNetwork(nn.Module):
         if not config.trainable:
             _check_widths(d, shapes.query_width, None if self.stem is None else self.stem.width)
         self.pixel_stem = PixelStem() if self.stem is not None and self.stem.source == "pixels" else None
-        self.fusion = Fusion(d, shapes.strides[0], self.stem, config.neck)
+        self.stages = choose_stages(self.stem, shapes)
+        self.fusion = Fusion(d, shapes.strides[0], self.stem, config.neck, self.stages)
         c = d if config.mask_width is None else config.mask_width
         self.map_mapper = nn.Identity() if c == d else nn.Linear(d, c)
         self.query_mapper = nn.Identity() if c == shapes.query_width else nn.Linear(shapes.query_width, c)
@@ -127,7 +128,7 @@ class MaskNetwork(nn.Module):
         return Padding.none(detections.pixels)
 
     def maps(self, detections: Detections, padding: Padding) -> Tensor:
-        """F of the whole images, mapped to the mask width: (B, c, H/4, W/4)."""
+        """F of the whole images, mapped to the mask width: (B, c, H/4, W/4), with a finer look (B, c, H/2, W/2)."""
         stem, stem_valid = None, None
         if self.stem is not None:
             stem = detections.stem if self.pixel_stem is None else self._stem_of_pixels(detections, padding)
@@ -136,7 +137,11 @@ class MaskNetwork(nn.Module):
             stem_valid = padding.cells(stem, self.stem.stride)
         valid = padding.cells_of_levels(detections.features, self.shapes.strides)
         encoded = self.image_encoder(detections.features, valid)  # (B, d, H_1, W_1)
-        return self.fusion(encoded, stem, None if valid is None else valid[0], stem_valid, self.map_mapper)
+        encoded_valid, stages = None if valid is None else valid[0], detections.stages[: len(self.stages)]
+        if len(stages) < len(self.stages):
+            raise ValueError("the mask network adds maps of a finer look, but the detections have none")
+        stages_valid = padding.cells_of_levels(stages, [stage.stride for stage in self.stages])
+        return self.fusion(encoded, stem, encoded_valid, stem_valid, self.map_mapper, stages, stages_valid)
 
     def choose(
         self,
@@ -156,7 +161,7 @@ class MaskNetwork(nn.Module):
         )
 
     def box_masks(self, maps: Tensor, chosen: Chosen) -> tuple[Tensor, Tensor | None]:
-        """F (B, c, H/4, W/4) and M chosen queries → mask logits (M, r·f, r·f), IoU (M, K) or None."""
+        """F (B, c, h, w) and M chosen queries → mask logits (M, r·f, r·f), IoU (M, K) or None."""
         grid, pieces = self.box_encoder.grid(maps.device), [chosen]
         alone = not self.config.query_o2o and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if maps.device.type == "cpu" and alone and len(chosen.queries):

@@ -40,6 +40,13 @@ def choose_stem(config: MaskNetworkConfig, shapes: DetectorShapes) -> Stem | Non
     return backbone if config.stem_from == "backbone" or finer else None
 
 
+def choose_stages(stem: Stem | None, shapes: DetectorShapes) -> tuple[Stem, ...]:
+    """The backbone's coarser maps that are added besides, where it looked at the picture finer."""
+    if stem is None or stem.source == "pixels":
+        return ()
+    return tuple(Stem("backbone", *of) for of in zip(shapes.stage_widths, shapes.stage_strides, strict=True))
+
+
 class PixelStem(nn.Module):
     """Two 4 × 4 convolutions of stride 2: each cell is centred on its own pixels. 6,952 parameters.
 

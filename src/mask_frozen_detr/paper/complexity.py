@@ -112,9 +112,11 @@ class FusionAsWritten(nn.Module):
         encoded_valid: Tensor | None,
         stem_valid: Tensor | None,
         mapper: nn.Module,
+        stages: Sequence[Tensor] = (),
+        stages_valid: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """As `Fusion.forward`."""
-        maps = self.fusion(encoded, stem, encoded_valid, stem_valid)  # (B, d, h, w)
+        maps = self.fusion(encoded, stem, encoded_valid, stem_valid, None, stages, stages_valid)  # (B, d, h, w)
         return mapper(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -202,6 +204,7 @@ def _detections(shapes: DetectorShapes, boxes: int, image: tuple[int, int]) -> D
         boxes=torch.empty(1, boxes, 4),
         features=[level(width, stride) for width, stride in zip(shapes.feature_widths, shapes.strides, strict=True)],
         stem=None if shapes.stem_width is None else level(shapes.stem_width, shapes.stem_stride),
+        stages=[level(width, stride) for width, stride in zip(shapes.stage_widths, shapes.stage_strides, strict=True)],
     )
 
 

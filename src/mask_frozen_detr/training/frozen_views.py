@@ -29,7 +29,7 @@ NEEDED = {"queries", "logits", "boxes", "level0"}
 class FrozenView:
     """What the detector makes of one view, as it is stored.
 
-    tensors: by name, on the host: `queries`, `logits`, `level0` …, on request `stem` and `pixels`, in bfloat16; `boxes`
+    tensors: by name, on the host: `queries`, `logits`, `level0` …, on request `stem` with `stage0` … and `pixels`, in bfloat16; `boxes`
     (1, Q, 4) in float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
     """
 
@@ -43,6 +43,7 @@ class FrozenView:
         parts |= {f"level{number}": level for number, level in enumerate(detections.features)}
         if stem and detections.stem is not None:
             parts["stem"] = detections.stem
+            parts |= {f"stage{number}": stage for number, stage in enumerate(detections.stages)}
         if pixels and detections.pixels is not None:
             parts["pixels"] = detections.pixels
         # Contiguous whatever the detector's memory format: as they are read back.
@@ -52,7 +53,7 @@ class FrozenView:
     def unpack(self, device: torch.device) -> Detections:
         """The detections on `device`, in float32."""
         parts = {name: send(tensor, device).float() for name, tensor in self.tensors.items()}
-        levels = sum(name.startswith("level") for name in parts)
+        levels, stages = (sum(name.startswith(kind) for name in parts) for kind in ("level", "stage"))
         return Detections(
             queries=parts["queries"],
             logits=parts["logits"],
@@ -60,6 +61,7 @@ class FrozenView:
             features=[parts[f"level{number}"] for number in range(levels)],
             stem=parts.get("stem"),
             pixels=parts.get("pixels"),
+            stages=[parts[f"stage{number}"] for number in range(stages)],
         )
 
     @property

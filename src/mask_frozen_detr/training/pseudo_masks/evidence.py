@@ -39,8 +39,8 @@ class Evidence:
     """Asks a frozen detector about objects. detector: as it is trained on. index_of: class indices by category id."""
 
     def __init__(self, detector: FrozenDetector, index_of: Mapping[int, int]):
-        self.detector, self.index_of = detector, index_of
-        info = detector.info
+        self.detector, self.index_of = detector.with_finer_look(False), index_of
+        info = self.detector.info
         self.name = hash_content(
             {
                 "weights": info.identity.weights,
