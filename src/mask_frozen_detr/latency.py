@@ -48,11 +48,13 @@ class Latency:
     machine: str
     pictures: int
     rounds: int
+    finer_look: float = 0.0  # 0 for a run without one
 
     def table(self) -> str:
         """A line a part, with its share of the detector's time."""
         most = max(self.masks)
         rows = [("pre-processing", self.preprocessing), ("detector", self.detector)]
+        rows += [("finer look", self.finer_look)] if self.finer_look else []
         rows += [(f"mask network, {count} boxes", spent) for count, spent in self.masks.items()]
         rows += [(f"pasting {most} masks", self.pasting), (f"run lengths of {most} masks", self.encoding)]
         width = max(len(name) for name, _ in rows)
@@ -70,6 +72,7 @@ class Latency:
             "milliseconds": {
                 "preprocessing": round(self.preprocessing, 2),
                 "detector": round(self.detector, 2),
+                **({"finer_look": round(self.finer_look, 2)} if self.finer_look else {}),
                 "masks": {str(count): round(spent, 2) for count, spent in self.masks.items()},
                 "pasting": round(self.pasting, 2),
                 "encoding": round(self.encoding, 2),
@@ -94,6 +97,7 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
     parts: dict[str, Callable[[], Any]] = {
         "preprocessing": work.prepare,
         "detector": work.detect,
+        **({"finer look": work.look_again} if model.detector.looks_finer else {}),
         **{f"masks {count}": partial(work.masks, count) for count in counts},
         "pasting": partial(work.paste, drawn),
         "encoding": partial(work.encode, work.paste(drawn)),
@@ -112,6 +116,7 @@ def measure_latency(model: MaskFrozenDetr, pictures: Sequence[Image.Image], roun
         _machine(model.device),
         len(pictures),
         rounds,
+        each.get("finer look", 0.0),
     )
 
 
@@ -125,7 +130,10 @@ class _Work:
         self.model, self.pictures = model, pictures
         self.inputs = [collate_images([picture]) for picture in self.prepare()]
         self.on_device = [(send(pixels, model.device), mask) for pixels, mask in self.inputs]
+        self.detector = model.detector.with_finer_look(False)
         self.detected = self.detect()
+        if model.detector.looks_finer:
+            self.detected = self.look_again()
         scores = [detections.logits.float().max(-1).values[0] for detections in self.detected]
         self.best = [of_image.argsort(descending=True).cpu() for of_image in scores]
         self.queries = min(len(queries) for queries in self.best)
@@ -134,7 +142,12 @@ class _Work:
         return [self.model.detector.info.preprocessing(picture) for picture in self.pictures]
 
     def detect(self) -> list[Detections]:
-        return [self.model.detector(pixels, mask) for pixels, mask in self.on_device]
+        return [self.detector(pixels[:, :3], mask) for pixels, mask in self.on_device]
+
+    def look_again(self) -> list[Detections]:
+        """What was detected, with the maps of a finer look."""
+        look = self.model.detector.look_again
+        return [look(found, pixels) for found, (pixels, _) in zip(self.detected, self.on_device, strict=True)]
 
     def masks(self, count: int) -> list[MaskOutput]:
         """The masks of each image's `count` best boxes."""
@@ -179,6 +192,8 @@ def advice(latency: Latency, model: MaskFrozenDetr) -> list[str]:
                     f"a higher --score-threshold: {min(latency.masks)} boxes take {few:.0f} ms, {most} {masks:.0f}",
                 )
             )
+    if latency.finer_look > SLOW_PART * latency.detector:
+        said.append((latency.finer_look, "train without --finer-look: coarser masks, for some 0.8 AP"))
     if latency.preprocessing > SLOW_PART * latency.detector:
         said.append((latency.preprocessing, "smaller pictures: pre-processing shrinks them anyway"))
     if latency.pasting + latency.encoding > SLOW_PART * latency.detector:

@@ -76,7 +76,7 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         classes: RunClasses | None = None,
     ):
         super().__init__()
-        self.detector = detector.with_finer_look(network.config.finer_look == "on")
+        self.detector = detector.with_finer_look(network.config.finer_look)
         self.own_detector = own_detector
         self.network = network.to(self.device)  # a detector may lie on a GPU already, as after a training
         self.classes = classes
@@ -87,15 +87,9 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
 
     @classmethod
     def build(cls, detector: FrozenDetector, config: MaskNetworkConfig | None = None) -> "MaskFrozenDetr":
-        """An untrained mask network on a detector, which decides what is left to it as "auto".
-
-        Raises UserError where the parts do not fit it.
-        """
+        """An untrained mask network on a detector. Raises UserError where the parts do not fit it."""
         config = config or MaskNetworkConfig()
-        if config.finer_look == "auto":
-            can = config.can_look_finer and not detector.finer_look_problem()
-            config = replace(config, finer_look="on" if can else "off")
-        detector = detector.with_finer_look(config.finer_look == "on")
+        detector = detector.with_finer_look(config.finer_look)
         try:
             return cls(detector, MaskNetwork(config, detector.shapes))
         except ValueError as error:

@@ -6,7 +6,7 @@ The CPU's figures are the judge, in float32. Weights are not equal to the bit he
 import json
 import signal
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +184,7 @@ def test_a_gpu_without_memory_is_one_line_a_picture(trained, picture, tmp_path, 
     assert "Traceback" not in shown
 
 
-@pytest.mark.skipif(find_spec("mask_frozen_detr_command") is None, reason="the package is not installed")
+@pytest.mark.skipif(not list(Distribution.discover(name="mask-frozen-detr")), reason="the package is not installed")
 def test_a_model_on_a_gpu_is_exported(trained, picture, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     from mask_frozen_detr.runtime import OnnxModel

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mask_frozen_detr.detectors.config import FineTune
-from mask_frozen_detr.detectors.identity import Identity, hash_tensors, hash_weights
 from mask_frozen_detr.detectors.finer_look import FinerLook, unpack_finer
+from mask_frozen_detr.detectors.identity import Identity, hash_tensors, hash_weights
 from mask_frozen_detr.detectors.preprocessing import Preprocessing
 from mask_frozen_detr.errors import UserError, reason
 
@@ -131,17 +131,21 @@ class FrozenDetector(nn.Module, ABC):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
 
-        With a finer look images are those that its pre-processing packs, (B, 15, H, W). The mask best lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
+        With a finer look images are those that its pre-processing packs, (B, 15, H, W). The mask best
+        lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
-        pixels, finer = unpack_finer(pixel_values) if self.looks_finer else (pixel_values, None)
+        pixels = unpack_finer(pixel_values)[0] if self.looks_finer else pixel_values
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
             detections = replace(self.detect(self._laid_out(pixels), pixel_mask, targets), pixels=pixels)
-            if finer is None:
-                return detections
-            coarsest = detections.features[0].shape[3]
-            stem, *stages = [m for m in self.backbone_maps(self._laid_out(finer)) if m.shape[3] > coarsest]
-            return replace(detections, stem=stem, stages=stages)
+            return self.look_again(detections, pixel_values) if self.looks_finer else detections
+
+    def look_again(self, detections: Detections, packed: Tensor) -> Detections:
+        """Detections of packed pictures (B, 15, H, W), with the backbone's maps of the finer look that are finer than
+        E₁: the second part of `forward`."""
+        maps = self.backbone_maps(self._laid_out(unpack_finer(packed)[1]))
+        stem, *stages = [one for one in maps if one.shape[3] > detections.features[0].shape[3]]
+        return replace(detections, stem=stem, stages=stages)
 
     def _laid_out(self, pixels: Tensor) -> Tensor:
         if pixels.device.type != "cpu" or self.finetuned != "none":
@@ -169,7 +173,7 @@ class FrozenDetector(nn.Module, ABC):
         if wanted == self.looks_finer:
             return self
         if wanted and (problem := self.finer_look_problem()):
-            raise UserError(f"{self.info.identity.name}: finer_look: {problem}; expected finer_look off or auto")
+            raise UserError(f"{self.info.identity.name}: finer_look: {problem}; leave it out")
         other = copy.copy(self)
         preprocessing = self.info.preprocessing
         made = preprocessing.look if isinstance(preprocessing, FinerLook) else FinerLook(preprocessing)

@@ -7,7 +7,6 @@ EncoderKind = Literal["deformable", "swin", "convnext", "none"]
 HeadKind = Literal["dot-product", "segmenter"]
 StemKind = Literal["auto", "backbone", "pixels"]
 ActivationKind = Literal["gelu", "relu"]
-LookKind = Literal["off", "on", "auto"]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "image_encoder": get_args(EncoderKind),
@@ -15,9 +14,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "stem_from": get_args(StemKind),
     "head": get_args(HeadKind),
     "box_activation": get_args(ActivationKind),
-    "finer_look": get_args(LookKind),
 }
-BOOLEANS = ("query_ffn", "query_b2o", "query_o2o", "roi_align", "stem", "neck", "mask_scoring")
+BOOLEANS = ("query_ffn", "query_b2o", "query_o2o", "roi_align", "stem", "neck", "finer_look", "mask_scoring")
 # Far beyond what helps, and within what memory holds: a configuration may come from a file.
 MAX_LAYERS = 8
 MAX_MASK_WIDTH = 2048
@@ -66,10 +64,9 @@ class MaskNetworkConfig:
     stem_from: StemKind = "auto"
     # Normalise C₁ before it is added (equation 14, Table 12).
     neck: bool = True
-    # Let the frozen backbone see the picture once more, at twice the size, and add its maps of that: finer masks, for
-    # four times the backbone's cost. Boxes stay the detector's. auto: where the detector has one size, and a backbone
-    # that can.
-    finer_look: LookKind = "off"
+    # Let the frozen backbone see the picture once more, at twice the size, and add its maps of that: finer masks for
+    # four times the backbone's cost (docs/presets.md). Boxes stay the detector's.
+    finer_look: bool = False
     # How a query meets its box's features (Table 14).
     head: HeadKind = "dot-product"
     # Predict each mask's IoU and score by it (equations 12 and 13, Table 12); off scores by equation 2, which serves
@@ -120,8 +117,8 @@ class MaskNetworkConfig:
                     raise ValueError(f"{part} works on RoIAlign's box features: it needs roi_align")
         if self.neck and not self.stem:
             raise ValueError("neck works on the backbone's stride-4 map: it needs stem")
-        if self.finer_look == "on" and not self.can_look_finer:
-            raise ValueError("finer_look adds the backbone's maps, each normalised: it needs stem, neck and C₁ of it")
+        if self.finer_look and not (self.neck and self.stem_from != "pixels"):
+            raise ValueError("finer_look adds maps of the backbone, each normalised: it needs neck, and no other stem")
         if (self.query_ffn or self.query_b2o or self.query_o2o) and self.box_encoder == "none":
             raise ValueError("the query feature encoder has as many layers as the box feature encoder: it needs one")
         if self.query_layers and not self.query_ffn:
@@ -138,11 +135,6 @@ class MaskNetworkConfig:
     def query_layers(self) -> int:
         """Layers of the query feature encoder: as many as the box encoder's, or none."""
         return self.box_layers if self.query_ffn or self.query_b2o or self.query_o2o else 0
-
-    @property
-    def can_look_finer(self) -> bool:
-        """Whether the network has a place for maps of a finer look."""
-        return self.stem and self.neck and self.stem_from != "pixels"
 
     @property
     def mask_side(self) -> int:

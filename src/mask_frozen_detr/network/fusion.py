@@ -37,8 +37,9 @@ class Neck(nn.Module):
 class Fusion(nn.Module):
     """F = neck(C₁) + bilinear(E₁ → stride 4); without C₁, E₁ upsampled to stride 4 (or as fine as it is).
 
-    stages: coarser maps of the backbone, each through a neck of its own, upsampled and added besides. Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where
-    it is not.
+    stages: coarser maps of the backbone, each through a neck of its own, upsampled and added besides.
+    Without a neck C₁ is added as it is where its width is E₁'s, as in the paper, and through a bare projection where it
+    is not.
     """
 
     def __init__(self, width: int, stride: int, stem: Stem | None, neck: bool, stages: Sequence[Stem] = ()):

@@ -136,9 +136,12 @@ def _bounded(shapes: DetectorShapes) -> DetectorShapes:
         )
     if len(shapes.stage_widths) != len(shapes.stage_strides):
         raise ValueError("shapes: found stage_widths and stage_strides of two lengths, expected one")
-    if not all(1 <= stride <= LARGEST_STRIDE for stride in (*shapes.strides, shapes.stem_stride, *shapes.stage_strides)):
+    if not all(
+        1 <= stride <= LARGEST_STRIDE for stride in (*shapes.strides, shapes.stem_stride, *shapes.stage_strides)
+    ):
         raise ValueError(f"shapes: found strides {shapes.strides}, expected 1 to {LARGEST_STRIDE}")
-    if min(shapes.query_width, shapes.num_classes, *shapes.feature_widths, *shapes.stage_widths, shapes.stem_width or 1) < 1:
+    widths = (shapes.query_width, *shapes.feature_widths, *shapes.stage_widths, shapes.stem_width or 1)
+    if min(shapes.num_classes, *widths) < 1:
         raise ValueError("shapes: found a width or a number of classes of 0, expected 1 or more")
     return shapes
 

@@ -29,8 +29,9 @@ NEEDED = {"queries", "logits", "boxes", "level0"}
 class FrozenView:
     """What the detector makes of one view, as it is stored.
 
-    tensors: by name, on the host: `queries`, `logits`, `level0` …, on request `stem` with `stage0` … and `pixels`, in bfloat16; `boxes`
-    (1, Q, 4) in float32, since bfloat16 would move them by more than a pixel. size: (h, w) of the detector's input.
+    tensors: by name, on the host: `queries`, `logits`, `level0` …, on request `stem` with `stage0` … and
+    `pixels`, in bfloat16; `boxes` (1, Q, 4) in float32, since bfloat16 would move them by more than a pixel. size:
+    (h, w) of the detector's input.
     """
 
     tensors: dict[str, Tensor]

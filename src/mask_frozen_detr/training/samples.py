@@ -131,7 +131,13 @@ class TrainingData(Dataset[Sample]):
             problem = str(error)
         except Exception as error:  # whatever one picture brings about in Pillow, numpy or a pre-processing
             problem = f"{record.path}: cannot be made ready for the detector ({reason(error)})"
-        return Sample(torch.zeros(self.preprocessing.channels, *self.preprocessing.probe_size()), no_targets(), number, record.path, problem)
+        return Sample(
+            torch.zeros(self.preprocessing.channels, *self.preprocessing.probe_size()),
+            no_targets(),
+            number,
+            record.path,
+            problem,
+        )
 
     def _sample(self, record: ImageRecord, number: int) -> Sample:
         rng = np.random.default_rng([self.seed, number])
