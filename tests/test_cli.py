@@ -156,7 +156,6 @@ def test_precision_of_masks(precision, dtype, tiny_run, scenes_folder, scenes, t
         assert seen == {dtype}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="works on a GPU")
 def test_fp16_without_a_gpu(tiny_run, scenes_folder, capfd):
     assert main(["evaluate", str(tiny_run), str(scenes_folder), "--precision", "fp16"]) == 2
     assert "precision: found 'fp16', which needs a GPU; expected 'fp32' or 'bf16'" in capfd.readouterr().err
@@ -233,7 +232,6 @@ def test_evaluate_options(options, words, refused, tiny_run, scenes_folder):
     assert words in " ".join(message.replace("│", " ").split())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(refused, tiny_run, scenes_folder):
     assert "device: found 'cuda', which cannot be used here" in refused(
         "evaluate", tiny_run, scenes_folder, "--device", "cuda"

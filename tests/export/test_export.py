@@ -288,3 +288,22 @@ def test_fewer_bits_find_about_the_same(precision, least, most, exported, copy, 
     ours, theirs = OnnxModel(copy).run(feeds[0]["images"]), OnnxModel(exported).run(feeds[0]["images"])
     away = np.abs(ours.class_scores - theirs.class_scores).max()
     assert least < away < most
+
+
+def test_depth_wise_convolutions_keep_their_bits(tmp_path):
+    rng, make, kind = np.random.default_rng(0), onnx.helper.make_node, onnx.TensorProto.FLOAT
+    weights = {"w": rng.normal(size=(4, 3, 1, 1)), "v": rng.normal(size=(4, 1, 3, 3))}
+    graph = onnx.helper.make_graph(
+        [make("Conv", ["x", "w"], ["y"], name="plain"), make("Conv", ["y", "v"], ["z"], name="deep", group=4)],
+        "two convolutions",
+        [onnx.helper.make_tensor_value_info("x", kind, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("z", kind, [1, 4, 6, 6])],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    file = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), file)
+    quantise(file, [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(2)])
+    initializers = {one.name: one.data_type for one in onnx.load(file).graph.initializer}
+    assert initializers["v"] == kind, "a depth-wise convolution's weights"
+    assert "w" not in initializers
+    assert onnx.TensorProto.INT8 in initializers.values()

@@ -62,7 +62,6 @@ def test_rates_reach_the_optimiser_and_the_log(squashing, scenes, tiny_network, 
     assert [line["lr"] for line in read_metrics(tmp_path)] == pytest.approx(seen)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks the processor, not the GPU")
 @pytest.mark.parametrize(
     ("asked", "capable", "used"),
     [("auto", False, "fp32"), ("auto", True, "bf16"), ("fp32", True, "fp32"), ("bf16", False, "bf16")],
@@ -94,7 +93,6 @@ def test_a_run_in_bf16_is_evaluated_as_evaluate_does_it(scenes, tiny_network, tm
         np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="works on a GPU")
 def test_fp16_without_a_gpu_is_a_clear_error(squashing, scenes, tiny_network, tmp_path):
     with pytest.raises(UserError, match="precision: found 'fp16'"):
         train(build(squashing, tiny_network), scenes[0], None, tmp_path, replace(CONFIG, precision="fp16"), quiet=True)

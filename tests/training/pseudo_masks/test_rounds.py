@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,12 @@ from mask_frozen_detr.training.losses import mask_losses
 from mask_frozen_detr.training.pseudo_masks.draw import draw_missing
 from mask_frozen_detr.training.pseudo_masks.evidence import Evidence
 from mask_frozen_detr.training.pseudo_masks.redraw import redraw_missing
+from mask_frozen_detr.training.pseudo_masks.rounds import Rounds
 from mask_frozen_detr.training.pseudo_masks.soft_cut import soft_cut
 from mask_frozen_detr.training.pseudo_masks.store import PseudoMasks
 from mask_frozen_detr.training.run_folder import read_options
 from mask_frozen_detr.training.samples import BESIDE_TRUTH, TrainingData
+from mask_frozen_detr.training.state import RunState
 
 CONFIG = TrainConfig(iterations=2, workers=0, log_every=1, min_box_iou=0.0, lr=1e-3, precision="fp32")
 FROM_BOXES = replace(CONFIG, masks_from="boxes")
@@ -240,6 +243,23 @@ def test_pixels_and_evidence_are_judged_anew_by_it(squashing, tiny_network, scen
         for mask, odds, annotation in zip(store.read(record), told, store.objects(record), strict=True):
             x, y, w, h = annotation.bbox
             assert np.array_equal(mask, soft_cut(image, (x, y, x + w, y + h), odds, chances))
+
+
+def test_first_masks_that_a_cache_lost_are_drawn_again(squashing, tiny_network, scenes, tmp_path, monkeypatch):
+    """A round is drawn with the evidence beside the first masks, wherever these have gone since."""
+    config, data = replace(FROM_BOXES, rounds=2), without_masks(scenes[0])
+    undisturbed = weights(squashing, tiny_network, data, tmp_path / "one", config)
+    draw, lost = Rounds.draw, []
+
+    def draw_after_a_loss(rounds: Rounds, run: RunState) -> None:
+        if rounds.end_at(run.step):
+            lost.extend(rounds.dataset.pseudo_masks.first.iterdir())
+            rmtree(rounds.dataset.pseudo_masks.first)
+        draw(rounds, run)
+
+    monkeypatch.setattr(Rounds, "draw", draw_after_a_loss)
+    assert weights(squashing, tiny_network, data, tmp_path / "two", config) == undisturbed
+    assert lost
 
 
 def test_without_evidence_pixels_and_boxes_alone_are_looked_at(squashing, tiny_network, scenes, tmp_path, monkeypatch):

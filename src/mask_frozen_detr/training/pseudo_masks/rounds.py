@@ -51,6 +51,10 @@ class Rounds:
             if store.round == 1:
                 draw_missing(store, self.dataset.images, self.workers, self.progress.quiet)
             elif self.end_at(run.step):
+                # What the detector tells of objects is kept beside the first masks, and a cache may have lost them.
+                store.round, following = 1, store.round
+                draw_missing(store, self.dataset.images, self.workers, self.progress.quiet)
+                store.round = following
                 with run.evaluated():
                     redraw_missing(store, self.model, self.dataset, self.cache, self.progress.quiet)
             elif missing := missing_of(store, self.dataset.images):

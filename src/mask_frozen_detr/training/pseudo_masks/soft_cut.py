@@ -29,6 +29,7 @@ LONGEST = 4.0  # times that a small object is enlarged at most
 MIDDLE, CORNER = 0.95, 0.5  # chance that a place is the object's, before anything is seen
 OUTSIDE = 1e-3  # never 0, whose odds are no number
 UNSURE = 0.02  # however sure a network is
+TOO_FULL = 0.5  # log-odds by which networks that learned from boxes take too much for the object
 LIGHTNESS_WEIGHT = 0.5  # shadows change the lightness of a thing, not its colour
 ROUNDS = 4
 FITTED = 2500  # pixels that the clusters are fitted to
@@ -63,7 +64,7 @@ def soft_cut(
     cut = inside_image(box, image.width, image.height)
     known = [] if evidence is None else [evidence.astype(np.float32)]
     if drawn is not None:
-        known.append(_odds((drawn / np.float32(255)).clip(UNSURE, 1 - UNSURE)))
+        known.append(_odds((drawn / np.float32(255)).clip(UNSURE, 1 - UNSURE)) - TOO_FULL)
     masks = [_cut_window(image, cut, window, known, guess=drawn is None) for window in WINDOWS]
     return np.round(255 * np.mean(masks, axis=0)).astype(np.uint8)
 
