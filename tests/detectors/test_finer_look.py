@@ -1,5 +1,6 @@
 """A finer look: the backbone's maps of the picture at twice the size, while boxes stay the detector's."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ from mask_frozen_detr.cli import main
 from mask_frozen_detr.detectors.described import described_preprocessing
 from mask_frozen_detr.detectors.finer_look import unpack_finer
 from mask_frozen_detr.detectors.preprocessing import collate_images
+from mask_frozen_detr.detectors.transformers_preprocessing import TransformersPreprocessing
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.export.preprocessing import portable
 from mask_frozen_detr.network.mask_network import MaskNetwork
@@ -165,6 +167,15 @@ def test_a_detector_that_takes_any_size_says_so(padding, finer_network):
 def test_a_backbone_that_does_not_run_alone_is_named(name, family_detector, finer_network):
     detector = family_detector(next(tiny for tiny in TINY_MODELS if tiny.name == name))
     with pytest.raises(UserError, match="finer_look: its backbone does not run alone on pictures of any size"):
+        MaskFrozenDetr.build(detector, finer_network)
+
+
+def test_a_pre_processing_without_one_size_is_named(squashing, finer_network):
+    detector = copy.copy(squashing)
+    processor = copy.deepcopy(squashing.info.preprocessing.processor)
+    processor.size = {"shortest_edge": 96, "longest_edge": 128}
+    detector.info = replace(squashing.info, preprocessing=TransformersPreprocessing(processor, any_size=False))
+    with pytest.raises(UserError, match="finer_look: its pre-processing has no larger size: there is no one size"):
         MaskFrozenDetr.build(detector, finer_network)
 
 

@@ -87,10 +87,16 @@ class TransformersDetector(FrozenDetector):
 
     def finer_look_problem(self) -> str:
         """Why this detector cannot look finer (`FrozenDetector.finer_look_problem`)."""
+        if self.looks_finer:
+            return ""
         if self.info.preprocessing.resizes_freely:
             return "it takes pictures of any size, so that a larger size in its pre-processing serves instead"
         if not self.family.backbone or not self._stages():
             return "its backbone does not run alone on pictures of any size"
+        try:
+            FinerLook(self.info.preprocessing)
+        except ValueError as error:
+            return f"its pre-processing has no larger size: {error}"
         return ""
 
     def with_finer_look(self, wanted: bool = True) -> FrozenDetector:

@@ -249,12 +249,13 @@ def test_first_masks_that_a_cache_lost_are_drawn_again(squashing, tiny_network, 
     """A round is drawn with the evidence beside the first masks, wherever these have gone since."""
     config, data = replace(FROM_BOXES, rounds=2), without_masks(scenes[0])
     undisturbed = weights(squashing, tiny_network, data, tmp_path / "one", config)
-    draw, lost = Rounds.draw, []
+    draw, lost = Rounds.draw, list[Path]()
 
     def draw_after_a_loss(rounds: Rounds, run: RunState) -> None:
-        if rounds.end_at(run.step):
-            lost.extend(rounds.dataset.pseudo_masks.first.iterdir())
-            rmtree(rounds.dataset.pseudo_masks.first)
+        store = rounds.dataset.pseudo_masks
+        if store is not None and rounds.end_at(run.step):
+            lost.extend(store.first.iterdir())
+            rmtree(store.first)
         draw(rounds, run)
 
     monkeypatch.setattr(Rounds, "draw", draw_after_a_loss)

@@ -62,7 +62,7 @@ def soft_cut(
     Returns: (S, S) uint8, 0 … 255, over the part of the box within the image.
     """
     cut = inside_image(box, image.width, image.height)
-    known = [] if evidence is None else [evidence.astype(np.float32)]
+    known: list[np.ndarray] = [] if evidence is None else [evidence.astype(np.float32)]
     if drawn is not None:
         known.append(_odds((drawn / np.float32(255)).clip(UNSURE, 1 - UNSURE)) - TOO_FULL)
     masks = [_cut_window(image, cut, window, known, guess=drawn is None) for window in WINDOWS]
