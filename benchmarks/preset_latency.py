@@ -49,35 +49,22 @@ class Options:
     json: Path | None = None
 
 
-def prepared(options: Options) -> tuple[FrozenDetector, Tensor, Tensor, tuple[int, int], Tensor]:
-    """The detector, its input (1, 3, H, W), the mask of that, height and width of the picture, and the input with a
-    finer look where it has one.
-    """
+def prepared(options: Options) -> tuple[FrozenDetector, Tensor, Tensor, tuple[int, int]]:
+    """The detector, its input (1, 3, H, W), the mask of that, and height and width of the picture."""
     if options.detector == H_DETR:
         pictures = draw_pictures(FULL, 1)
         pixels = normalised(pictures)
         detector = build_model(FULL, pictures, torch.device("cpu")).detector
-        return detector, pixels, torch.ones(1, *FULL.image, dtype=torch.long), FULL.image, pixels
+        return detector, pixels, torch.ones(1, *FULL.image, dtype=torch.long), FULL.image
     if options.picture is None:
         raise UserError("picture: found none, expected a picture that the detector is timed on")
     detector, picture = load_detector(options.detector), read_image(options.picture)
-    looks = [detector] if detector.finer_look_problem() else [detector, detector.with_finer_look()]
-    inputs = [collate_images([one.info.preprocessing(picture)]) for one in looks]
-    return detector, *inputs[0], (picture.height, picture.width), inputs[-1][0]
+    return detector, *collate_images([detector.info.preprocessing(picture)]), (picture.height, picture.width)
 
 
 @torch.no_grad()
-def masks(
-    model: MaskFrozenDetr,
-    found: Detections,
-    pixels: Tensor,
-    pixel_mask: Tensor,
-    queries: Tensor,
-    size: tuple[int, int],
-) -> None:
-    """Masks of these queries, pasted into the picture; a finer look is part of them."""
-    if model.detector.looks_finer:
-        found = model.detector.look_again(found, pixels)
+def masks(model: MaskFrozenDetr, found: Detections, pixel_mask: Tensor, queries: Tensor, size: tuple[int, int]) -> None:
+    """Masks of these queries, pasted into the picture."""
     output = model.network(found, pixel_mask, torch.zeros_like(queries), queries)
     height, width = size
     scale = torch.tensor([width / pixel_mask.shape[2], height / pixel_mask.shape[1]]).repeat(2)
@@ -91,16 +78,14 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     keep_freed_memory()
     torch.set_num_threads(1)
-    detector, pixels, pixel_mask, size, packed = prepared(options)
+    detector, pixels, pixel_mask, size = prepared(options)
     found = detector(pixels, pixel_mask)
     best = found.logits.float().max(-1).values[0].argsort(descending=True)
     works: dict[str, Any] = {"detector": lambda: detector(pixels, pixel_mask)}
     for name in options.presets:
         model = MaskFrozenDetr.build(detector, preset(name, 1)[0]).eval()
         for count in (FEW, MANY):
-            works[f"{name} {count}"] = partial(
-                masks, model, found, packed, pixel_mask, best[:count].sort().values, size
-            )
+            works[f"{name} {count}"] = partial(masks, model, found, pixel_mask, best[:count].sort().values, size)
     measured = interleaved(works, torch.device("cpu"), options.rounds)
     times = {name: timing for name, timing in measured.items() if isinstance(timing, Timing)}
     if failed := {name: error for name, error in measured.items() if name not in times}:

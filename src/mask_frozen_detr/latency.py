@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mask_frozen_detr.detectors.base import Detections
+from mask_frozen_detr.detectors.finer_look import unpack_finer
 from mask_frozen_detr.detectors.preprocessing import collate_images
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.devices import peak_memory, processor_name, send
@@ -147,7 +148,8 @@ class _Work:
     def look_again(self) -> list[Detections]:
         """What was detected, with the maps of a finer look."""
         look = self.model.detector.look_again
-        return [look(found, pixels) for found, (pixels, _) in zip(self.detected, self.on_device, strict=True)]
+        pairs = zip(self.detected, self.on_device, strict=True)
+        return [look(found, unpack_finer(packed)[1]) for found, (packed, _) in pairs]
 
     def masks(self, count: int) -> list[MaskOutput]:
         """The masks of each image's `count` best boxes."""

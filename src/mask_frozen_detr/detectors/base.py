@@ -131,19 +131,21 @@ class FrozenDetector(nn.Module, ABC):
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, targets: Labels | None = None) -> Detections:
         """(B, 3, H, W) pre-processed images and their (B, H, W) mask, 1 = image, to `Detections`.
 
-        With a finer look images are those that its pre-processing packs, (B, 15, H, W). The mask best
-        lies on the host: to look at it there, a GPU need not be waited for. None: nothing is padded.
+        With a finer look images are those that its pre-processing packs, (B, 15, H, W). The mask best lies on the host:
+        to look at it there, a GPU need not be waited for. None: nothing is padded.
         targets: ground truth of each image, for the detector's own loss; of no use to one that is frozen.
         """
-        pixels = unpack_finer(pixel_values)[0] if self.looks_finer else pixel_values
+        pixels, finer = unpack_finer(pixel_values) if self.looks_finer else (pixel_values, None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetuned != "none"):
             detections = replace(self.detect(self._laid_out(pixels), pixel_mask, targets), pixels=pixels)
-            return self.look_again(detections, pixel_values) if self.looks_finer else detections
+            return detections if finer is None else self.look_again(detections, finer)
 
-    def look_again(self, detections: Detections, packed: Tensor) -> Detections:
-        """Detections of packed pictures (B, 15, H, W), with the backbone's maps of the finer look that are finer than
-        E₁: the second part of `forward`."""
-        maps = self.backbone_maps(self._laid_out(unpack_finer(packed)[1]))
+    def look_again(self, detections: Detections, finer: Tensor) -> Detections:
+        """The second part of `forward`: the backbone's maps of a finer look that are finer than E₁, added.
+
+        finer: (B, 3, 2 · H, 2 · W), the pictures that the detections are of.
+        """
+        maps = self.backbone_maps(self._laid_out(finer))
         stem, *stages = [one for one in maps if one.shape[3] > detections.features[0].shape[3]]
         return replace(detections, stem=stem, stages=stages)
 

@@ -33,10 +33,6 @@ class FinerLook(Preprocessing):
     def channels(self) -> int:
         return self.look.channels * (1 + FINER**2)
 
-    @property
-    def edges(self) -> tuple[int, int]:
-        return self.look.edges
-
     def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
         """RGB image → (15, h, w): three channels of the detector's look, twelve of the finer one."""
         return torch.cat([self.look(image), F.pixel_unshuffle(self._finer(image), FINER)])

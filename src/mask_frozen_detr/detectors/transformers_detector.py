@@ -4,7 +4,7 @@ Letters: B images, H_l × W_l level l, S = Σ H_l·W_l, d width.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -104,14 +104,16 @@ class TransformersDetector(FrozenDetector):
         other = super().with_finer_look(wanted)
         if wanted:
             for number, stage in enumerate(self._stages()):
-                if not any(isinstance(hook, Tap) and hook.name == f"stage{number}" for hook in hooks_of(stage)):
+                hooks = stage._forward_hooks.values()
+                if not any(isinstance(hook, Tap) and hook.name == f"stage{number}" for hook in hooks):
                     self._tap(f"stage{number}", stage)
         return other
 
     def backbone_maps(self, pixels: Tensor) -> list[Tensor]:
         """The maps of the backbone alone (`FrozenDetector.backbone_maps`)."""
-        self._module(self.family.backbone)(pixels)
-        maps = [maps_of(self._taken[f"stage{number}"])[0] for number in range(len(self._stages()))]
+        self._taken.clear()  # of a pass that failed
+        self.model.get_submodule(self.family.backbone)(pixels)
+        maps = [maps_of(output)[0] for name, output in self._taken.items() if name.startswith("stage")]
         self._taken.clear()
         return maps
 
@@ -237,11 +239,6 @@ def backbone_type(config: Any) -> str:
     """Model type of the backbone within a detector's configuration, or of the detector that is its own backbone."""
     backbone = config.to_dict().get("backbone_config")
     return config.model_type if backbone is None else backbone["model_type"]
-
-
-def hooks_of(module: nn.Module) -> Iterable[Any]:
-    """The hooks that see a module's output."""
-    return module._forward_hooks.values()
 
 
 def as_list(module: nn.Module) -> list[nn.Module]:

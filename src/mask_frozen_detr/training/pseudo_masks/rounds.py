@@ -46,18 +46,17 @@ class Rounds:
         store = self.dataset.pseudo_masks
         if store is None:
             return
-        store.round = 1 + sum(run.step >= end for end in self.ends)
+        following = 1 + sum(run.step >= end for end in self.ends)
         with self.progress.paused():
-            if store.round == 1:
-                draw_missing(store, self.dataset.images, self.workers, self.progress.quiet)
-            elif self.end_at(run.step):
+            if following == 1 or self.end_at(run.step):
                 # What the detector tells of objects is kept beside the first masks, and a cache may have lost them.
-                store.round, following = 1, store.round
+                store.round = 1
                 draw_missing(store, self.dataset.images, self.workers, self.progress.quiet)
-                store.round = following
+            store.round = following
+            if self.end_at(run.step):
                 with run.evaluated():
                     redraw_missing(store, self.model, self.dataset, self.cache, self.progress.quiet)
-            elif missing := missing_of(store, self.dataset.images):
+            elif following > 1 and (missing := missing_of(store, self.dataset.images)):
                 raise UserError(
                     f"{store.path(missing[0])}: the pseudo-masks of {len(missing)} images are gone, which the network "
                     "drew that the run had then; start anew, with --overwrite or another --output"
