@@ -31,6 +31,7 @@ from mask_frozen_detr.machine.files import write_json_atomic
 from mask_frozen_detr.machine.memory import keep_freed_memory
 from mask_frozen_detr.model import MaskFrozenDetr
 from mask_frozen_detr.prediction import predict_files
+from mask_frozen_detr.prediction.config import OverlayFormat
 from mask_frozen_detr.results.drawing import draw_instances
 from mask_frozen_detr.results.inference import top_detections
 from mask_frozen_detr.results.prediction_files import describe_found, hash_picture, save_own_picture
@@ -48,6 +49,7 @@ class Options:
     limit: int = 200  # pictures
     batch: int = 1
     threads: int = 2  # torch's
+    overlay_format: OverlayFormat = "png"
     workers: int = -1  # threads that read and draw beside the model's
     rounds: int = 3
     quiet: float = 0.05  # share of the cores that other programs may take in a round that counts
@@ -113,7 +115,7 @@ def parts(model: MaskFrozenDetr, paths: Sequence[Path], options: Options) -> dic
                 "models": partial(models_alone, model, [prepared], options),
                 "models and pasting": partial(model.predict_prepared, [prepared], options.score_threshold),
                 "draw": partial(draw_instances, image, found),
-                "write": partial(save_own_picture, overlay, Path(folder) / "overlay.png"),
+                "write": partial(save_own_picture, overlay, Path(folder) / f"overlay.{options.overlay_format}"),
                 "describe": partial(describe_found, found),
             }
             for name, work in works.items():
@@ -141,6 +143,7 @@ def main() -> None:
                 options.score_threshold,
                 batch=options.batch,
                 workers=options.workers,
+                overlay_format=options.overlay_format,
             )
             whole = Spent.by(work)
         rounds.append((alone, whole))
@@ -154,7 +157,8 @@ def main() -> None:
     each = parts(model, paths[: options.parts], options)
     print(f"median {ratio:.2f} of {len(quiet)} quiet rounds; milliseconds of processor time a picture: {each}")
     if options.json is not None:
-        settings = {key: getattr(options, key) for key in ("limit", "batch", "threads", "workers", "score_threshold")}
+        keys = ("limit", "batch", "threads", "workers", "score_threshold", "overlay_format")
+        settings = {key: getattr(options, key) for key in keys}
         result = {
             "run": {
                 **describe_run(torch.device("cpu"), options.threads),

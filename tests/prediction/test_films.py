@@ -208,7 +208,7 @@ def test_a_pattern_of_films(squashing_folder, tmp_path, capsys):
     assert main([*words, str(tmp_path / "z*.mp4")]) == 2
 
 
-@pytest.mark.parametrize("option", ["--format=yolo", "--probability-maps"])
+@pytest.mark.parametrize("option", ["--format=yolo", "--probability-maps", "--overlay-format=jpg"])
 def test_what_films_do_not_give_is_refused(option, tmp_path, capsys):
     film = write_film(tmp_path / "film.mp4", 1)
     assert main(["predict", "no-run", str(film), "--output", str(tmp_path / "out"), option]) == 2

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from predicted import OWN, THRESHOLD, names, read
@@ -15,7 +16,7 @@ from synthetic_detections import scatter_parameters
 from mask_frozen_detr import MaskFrozenDetr, UserError
 from mask_frozen_detr.prediction import files
 from mask_frozen_detr.prediction.files import PREDICTIONS_FILE, predict_files
-from mask_frozen_detr.results.prediction_files import RESULTS_FILE
+from mask_frozen_detr.results.prediction_files import RESULTS_FILE, save_own_picture
 
 # --- interrupted, and again ---
 
@@ -279,3 +280,54 @@ def test_the_pictures_themselves_are_not_overwritten(how, model, photos):
 def test_jpegs_may_have_their_overlays_beside_them(model, photos):
     predict_files(model, [photos / "a.jpg"], photos, THRESHOLD)
     assert names(photos) == {"a.jpg", "a.png", "b.png", "more/c.webp"} | OWN
+
+
+def test_overlays_as_jpegs(model, photos, tmp_path, monkeypatch):
+    """Small, close to the lossless ones, known again, and no input of the next call."""
+    predict_files(model, [photos], tmp_path / "png", THRESHOLD, probability_maps=True)
+    out = photos / "out"
+    predict_files(model, [photos], out, THRESHOLD, probability_maps=True, overlay_format="jpg")
+    drawn = {name.replace(".png", ".jpg") for name in names(tmp_path / "png")}
+    assert names(out) == drawn
+    for name in sorted(drawn - OWN):
+        lossy, whole = Image.open(out / name), Image.open(tmp_path / "png" / name.replace(".jpg", ".png"))
+        assert (lossy.format, lossy.size) == ("JPEG", whole.size)
+        assert np.abs(np.asarray(lossy, np.int16) - np.asarray(whole.convert("RGB"), np.int16)).mean() < 5
+    asked = count_predictions(monkeypatch)
+    report = predict_files(model, [photos], out, THRESHOLD, probability_maps=True, overlay_format="jpg")
+    assert not asked
+    assert f"left out: {len(drawn - OWN)} pictures that predict itself has drawn" in report
+    (out / "a.jpg").unlink()
+    predict_files(model, [photos], out, THRESHOLD, probability_maps=True, overlay_format="jpg")
+    assert len(asked) == 1
+    assert names(out) == drawn
+
+
+def test_another_overlay_format_draws_anew_and_leaves_what_is_there(model, photos, tmp_path):
+    out = tmp_path / "out"
+    predict_files(model, [photos / "a.jpg"], out, THRESHOLD)
+    predict_files(model, [photos / "a.jpg"], out, THRESHOLD, overlay_format="jpg")
+    assert names(out) == {"a.png", "a.jpg"} | OWN
+
+
+def test_a_jpeg_overlay_never_takes_a_pictures_place(model, photos):
+    with pytest.raises(UserError, match=r"a\.jpg: is one of the pictures to predict and would be overwritten"):
+        predict_files(model, [photos / "a.jpg"], photos, THRESHOLD, overlay_format="jpg")
+    out = photos / "out"
+    out.mkdir()
+    (photos / "a.jpg").rename(out / "b.jpg")
+    before = (out / "b.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"b\.jpg: is there already and was not drawn by predict"):
+        predict_files(model, [photos / "b.png"], out, THRESHOLD, overlay_format="jpg")
+    assert (out / "b.jpg").read_bytes() == before
+
+
+def test_an_overlay_format_that_is_none(model, photos, tmp_path):
+    with pytest.raises(UserError, match=r"overlay_format: found 'gif', expected 'png', 'jpg'"):
+        predict_files(model, [photos], tmp_path / "out", overlay_format="gif")  # type: ignore[arg-type]
+
+
+def test_what_no_jpeg_can_hold_is_said(tmp_path):
+    with pytest.raises(UserError, match="has 65501 × 1 pixels, of which a JPEG takes 65500 a side; expected png"):
+        save_own_picture(Image.new("RGB", (65_501, 1)), tmp_path / "a.jpg")
+    assert not names(tmp_path)

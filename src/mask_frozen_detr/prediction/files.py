@@ -7,19 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, get_args
 
 from accelerate.utils import gather_object
 from PIL import Image
 
 from mask_frozen_detr.data.images import find_images, read_image
-from mask_frozen_detr.errors import UserError, about, check_number, printable, reason
+from mask_frozen_detr.errors import UserError, about, check_choice, check_number, printable, reason
 from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.lanes import in_precision_of_now, shared_threads
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
 from mask_frozen_detr.machine.progress import Progress
-from mask_frozen_detr.prediction.names import MAPS_SUFFIX, OVERLAY_SUFFIX, check_targets, name_pictures
+from mask_frozen_detr.prediction.config import OverlayFormat
+from mask_frozen_detr.prediction.names import MAPS, check_targets, name_pictures
 from mask_frozen_detr.prediction.summary import summarise, undrawable_labels
 from mask_frozen_detr.results.drawing import draw_instances, draw_probability_maps
 from mask_frozen_detr.results.exports.found import Picture, make_object
@@ -50,14 +51,18 @@ class _Options:
     max_detections: int
     probability_maps: bool
     overlays: bool
+    overlay_format: OverlayFormat
     font: Path | None
     classes: tuple[str, ...] | None
 
     def drawn(self, name: str, instances: int = 1) -> list[Path]:
         """The pictures that are drawn of one."""
-        suffixes = [OVERLAY_SUFFIX] if self.overlays else []
-        suffixes += [MAPS_SUFFIX] if self.probability_maps and instances else []
-        return [self.output / f"{name}{suffix}" for suffix in suffixes]
+        kinds = [""] if self.overlays else []
+        kinds += [MAPS] if self.probability_maps and instances else []
+        return [self.place(name, kind) for kind in kinds]
+
+    def place(self, name: str, kind: str = "") -> Path:
+        return self.output / f"{name}{kind}.{self.overlay_format}"
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,14 @@ def predict_files(
     classes: Sequence[str] | None = None,
     batch: int = 1,
     workers: int = -1,
+    overlay_format: OverlayFormat = "png",
 ) -> str:
     """Predict every picture of `inputs`; returns a short report.
 
     Writes `NAME.png` overlays, `NAME.probabilities.png` on request, and predictions.json and results.json as
-    `results.prediction_files` describes them. max_detections: None takes what the run was trained with. font: a
-    TrueType or OpenType file for the labels; else the system's are searched for what Pillow's own font lacks.
+    `results.prediction_files` describes them. overlay_format: "jpg" writes JPEGs in their place, NAME.jpg.
+    max_detections: None takes what the run was trained with. font: a TrueType or OpenType file for the labels; else
+    the system's are searched for what Pillow's own font lacks.
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
     batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
@@ -104,6 +111,7 @@ def predict_files(
     max_detections = model.max_detections if max_detections is None else max_detections
     model.check(score_threshold, max_detections)
     check_font(font)
+    check_choice("overlay_format", overlay_format, get_args(OverlayFormat))
     check_number("batch", batch, 1, whole=True)
     check_number("workers", workers, -1, MOST_WORKERS, whole=True)
     threads = min(USUAL_WORKERS, usable_cores()) if workers < 0 else workers
@@ -114,6 +122,7 @@ def predict_files(
         int(max_detections),
         probability_maps,
         overlays,
+        overlay_format,
         font,
         None if classes is None else tuple(classes),
     )
@@ -290,14 +299,13 @@ def _flow(
             idle.put(model)
 
     def draw(path: Path, ready: _Read, instances: Instances) -> Predicted:
-        image, start = ready.image, f"{options.output / names[path]}"
+        image, name = ready.image, names[path]
         if options.overlays:
-            picture = draw_instances(image, instances, options.font)
-            save_own_picture(picture, Path(start + OVERLAY_SUFFIX))
+            save_own_picture(draw_instances(image, instances, options.font), options.place(name))
         if options.probability_maps and len(instances):
             picture = draw_probability_maps(image, instances, options.font)
-            save_own_picture(picture, Path(start + MAPS_SUFFIX))
-        return Predicted(path, ready.digest, image.width, image.height, names[path], describe_found(instances))
+            save_own_picture(picture, options.place(name, MAPS))
+        return Predicted(path, ready.digest, image.width, image.height, name, describe_found(instances))
 
     if len(models) == 1:
         return Flow(read, segment, draw, batch, threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mask_frozen_detr.errors import UserError, printable
 from mask_frozen_detr.results.prediction_files import PredictionFiles, is_own_picture
 
-OVERLAY_SUFFIX, MAPS_SUFFIX = ".png", ".probabilities.png"
+MAPS = ".probabilities"  # what stands between a picture's name and the suffix, where maps are drawn
 LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 
 
@@ -18,14 +18,14 @@ def name_pictures(paths: Sequence[Path], files: PredictionFiles) -> dict[Path, s
     Stems, made unique where two folders hold pictures of one name; an earlier call's names stay.
     """
     names = {path: one.name for path, one in files.pictures.items()}
-    taken = {_folded(f"{name}{suffix}") for name in names.values() for suffix in (OVERLAY_SUFFIX, MAPS_SUFFIX)}
+    taken = {_folded(f"{name}{kind}") for name in names.values() for kind in ("", MAPS)}
     for path in paths:
         if path in names:
             continue
         stem = "".join(c if c.isprintable() else "_" for c in path.stem)
         stem = stem.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore")
         name, count = stem, 1
-        while taken & (made := {_folded(name + OVERLAY_SUFFIX), _folded(name + MAPS_SUFFIX)}):
+        while taken & (made := {_folded(name), _folded(name + MAPS)}):
             count += 1
             name = f"{stem}-{count}"
         taken |= made

@@ -30,6 +30,8 @@ from mask_frozen_detr.results.instances import Instances
 PREDICTIONS_FILE, RESULTS_FILE = "predictions.json", "results.json"
 MADE_BY = "mask-frozen-detr predict"
 FORMAT = 1
+MOST_JPEG_SIDE = 65_500  # pixels, libjpeg's
+JPEG_QUALITY = 90  # with whole colours, or thin outlines fray
 SHARE_FOR_WRITING = 0.05  # of the time: all is rewritten at each step, so the more there is the less often
 
 
@@ -245,21 +247,33 @@ def hash_picture(path: Path) -> str:
 
 
 def save_own_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that says who made it, so that it is neither taken for an input nor for anybody else's."""
-    made_by, buffer = PngInfo(), io.BytesIO()
-    made_by.add_text("Software", MADE_BY)
-    # The fastest: searching photos for repeated strings takes a quarter of the time, and saves nothing.
-    picture.save(buffer, "PNG", pnginfo=made_by, compress_level=1, compress_type=zlib.Z_RLE)
+    """Write a PNG or JPEG that says who made it, so that it is neither taken for an input nor for anybody else's.
+
+    The suffix says which. Raises UserError for a JPEG of more pixels a side than there can be, or an unwritable file.
+    """
+    buffer = io.BytesIO()
+    if path.suffix == ".png":
+        made_by = PngInfo()
+        made_by.add_text("Software", MADE_BY)
+        # The fastest: searching photos for repeated strings takes a quarter of the time, and saves nothing.
+        picture.save(buffer, "PNG", pnginfo=made_by, compress_level=1, compress_type=zlib.Z_RLE)
+    else:
+        if max(picture.size) > MOST_JPEG_SIDE:
+            raise UserError(
+                f"its overlay has {picture.width} × {picture.height} pixels, of which a JPEG takes {MOST_JPEG_SIDE} a "
+                "side; expected png as the overlay format"
+            )
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=MADE_BY)
     write_bytes_atomic(path, buffer.getvalue())
 
 
 def is_own_picture(path: Path) -> bool:
     """Whether `save_own_picture` wrote the file."""
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() not in (".png", ".jpg") or not path.is_file():
         return False
     try:
         with Image.open(path) as picture:
-            return picture.info.get("Software") == MADE_BY
+            return picture.info.get("Software") == MADE_BY or picture.info.get("comment") == MADE_BY.encode()
     except Exception:  # no picture, damaged, too large: not ours
         return False
 
