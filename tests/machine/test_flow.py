@@ -21,7 +21,7 @@ def refuse(number: int, bad: set[int], what: str) -> int:
     return number
 
 
-@pytest.mark.parametrize(("threads", "lanes"), [(0, 0), (1, 0), (3, 0), (1, 2), (2, 3)])
+@pytest.mark.parametrize(("threads", "lanes"), [(0, 0), (1, 0), (3, 0), (1, 2), (2, 3), (0, 2)])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_results_in_order_and_every_failure_its_own(batch, threads, lanes):
     """7 cannot be read, 11 fails in the model and takes its batch down with it, 14 cannot be drawn."""
@@ -80,6 +80,28 @@ def test_lanes_compute_at_once_and_results_stay_in_order():
 
 class Stop(BaseException):
     """As KeyboardInterrupt, which pytest would take for its own."""
+
+
+def test_lanes_without_other_threads_do_all_of_an_item():
+    """Two items are read at once, each by the thread that computes and draws it."""
+    pair = threading.Barrier(2)
+
+    def prepare(item: int) -> int:
+        pair.wait(10)
+        return threading.get_ident()
+
+    flow: Flow[int, int, int, set[int]] = Flow(
+        prepare,
+        lambda _ready: [threading.get_ident()],
+        lambda _item, ready, output: {ready, output, threading.get_ident()},
+        1,
+        0,
+        2,
+    )
+    threads = [outcome for _, outcome in flow.over(range(8)) if isinstance(outcome, set)]
+    assert [len(each) for each in threads] == [1] * 8
+    assert set.union(*threads) - {threading.get_ident()} == set.union(*threads)
+    assert len(set.union(*threads)) == 2
 
 
 def test_what_is_in_the_lanes_at_a_signal_is_not_lost():

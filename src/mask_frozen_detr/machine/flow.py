@@ -21,9 +21,9 @@ class Flow(Generic[Item, Ready, Output, Result]):
     """Items that threads prepare and finish while the caller's thread, or others beside it, computes.
 
     prepare: an item made ready, in a thread. together: the outputs of several ready items, in the caller's thread.
-    finish: the result of a ready item and its output, in a thread. batch: ready items that go together. threads: 0
-    does all of it in the caller's. lanes: calls of `together` at once, each in a thread of its own; 0 makes one, in the
-    caller's.
+    finish: the result of a ready item and its output, in a thread. batch: ready items that go together. lanes: calls
+    of `together` at once, each in a thread of its own; 0 makes one, in the caller's. threads: 0 does all of it where
+    `together` runs: lanes that have a core each need no others beside them.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Flow(Generic[Item, Ready, Output, Result]):
         source = iter(items)
         pool = ThreadPoolExecutor(self.threads) if self.threads else None
         lanes = ThreadPoolExecutor(self.lanes) if self.lanes else None
-        made_ready: deque[tuple[Item, Future[Ready]]] = deque()
+        made_ready: deque[tuple[Item, Future[Ready] | None]] = deque()
         computing: deque[Future[list[tuple[Item, Future[Result]]]]] = deque()
         finished: deque[tuple[Item, Future[Result]]] = deque()
         try:
             while True:
                 for item in islice(source, self.batch * (AHEAD + self.lanes) - len(made_ready)):
-                    made_ready.append((item, _submit(pool, self.prepare, item)))
+                    made_ready.append((item, None if pool is None else pool.submit(self.prepare, item)))
                 try:
                     while made_ready and len(computing) <= self.lanes:  # one waits, so that no lane does
                         batch = [made_ready.popleft() for _ in range(min(self.batch, len(made_ready)))]
@@ -90,12 +90,13 @@ class Flow(Generic[Item, Ready, Output, Result]):
         raise error  # a signal's, which ends all
 
     def _model(
-        self, items: Sequence[tuple[Item, Future[Ready]]], pool: ThreadPoolExecutor | None
+        self, items: Sequence[tuple[Item, Future[Ready] | None]], pool: ThreadPoolExecutor | None
     ) -> list[tuple[Item, Future[Result]]]:
-        """One batch through the model, and its finishing begun; in the items' order."""
+        """One batch through the model, and its finishing begun; in the items' order. Without a pool all of it."""
         ready: dict[int, Ready] = {}
         done: dict[int, Future[Result]] = {}
-        for number, (_, future) in enumerate(items):
+        for number, (item, begun) in enumerate(items):
+            future = begun or _submit(pool, self.prepare, item)
             error = future.exception()
             if error is None:
                 ready[number] = future.result()

@@ -98,8 +98,8 @@ def predict_files(
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
     batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
-    the machine, 0 does one after the other. With workers a model on a CPU may see several small batches at once, each
-    on its share of torch's threads (`Predictor.side_by_side`).
+    the machine, 0 does one after the other. Unless it is 0 a model on a CPU may see several small batches at once, each
+    on its share of torch's threads (`Predictor.side_by_side`); where each has a core, -1 lets it read and draw as well.
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
@@ -114,7 +114,6 @@ def predict_files(
     check_choice("overlay_format", overlay_format, get_args(OverlayFormat))
     check_number("batch", batch, 1, whole=True)
     check_number("workers", workers, -1, MOST_WORKERS, whole=True)
-    threads = min(USUAL_WORKERS, usable_cores()) if workers < 0 else workers
     model.class_indices(classes)  # or one of the names is none
     options = _Options(
         output,
@@ -127,7 +126,7 @@ def predict_files(
         None if classes is None else tuple(classes),
     )
     with _alone_in(output):
-        return _predict_all(model, inputs, options, formats, batch, threads)
+        return _predict_all(model, inputs, options, formats, batch, workers)
 
 
 def _predict_all(
@@ -136,7 +135,7 @@ def _predict_all(
     options: _Options,
     formats: Sequence[str],
     batch: int,
-    threads: int,
+    workers: int,
 ) -> str:
     """The work of `predict_files`, with options that are checked and a folder that is nobody else's meanwhile."""
     state, output = processes(), options.output
@@ -152,8 +151,8 @@ def _predict_all(
     root = _root(inputs, [*paths, *files.pictures])
     problems = problems if state.is_main_process else []
     # By all pictures, not those that are due: what an interrupted call left comes out as it would have then.
-    models = model.side_by_side(batch) if threads and len(paths) > batch else [model]
-    flow = _flow(models, names, options, batch, threads)
+    models = model.side_by_side(batch) if workers and len(paths) > batch else [model]
+    flow = _flow(models, names, options, batch, _threads(workers, len(models)))
     try:
         with shared_threads(len(models)):
             new = _predict_due(flow, paths, due, files, root, problems)
@@ -310,6 +309,14 @@ def _flow(
     if len(models) == 1:
         return Flow(read, segment, draw, batch, threads)
     return Flow(read, in_precision_of_now(segment), draw, batch, threads, len(models))
+
+
+def _threads(workers: int, lanes: int) -> int:
+    """Threads that read and draw beside so many models: none where each model has a core, and the choice is ours."""
+    cores = usable_cores()
+    if workers >= 0:
+        return workers
+    return 0 if lanes > 1 and cores <= lanes else min(USUAL_WORKERS, cores)
 
 
 @contextlib.contextmanager
