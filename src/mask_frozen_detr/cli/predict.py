@@ -38,7 +38,7 @@ class Predict:
     max_detections: int | None = None
     # Draw masks, boxes and names over each picture.
     overlays: bool = True
-    # How pictures that are drawn are written: png keeps each pixel, jpg is a sixth as large and takes a tenth of the
+    # How pictures that are drawn are written: png keeps each pixel, jpg is a quarter as large and takes an eighth of the
     # time.
     overlay_format: OverlayFormat = "png"
     # Follow objects through films, and number them in what is written (extra track).
