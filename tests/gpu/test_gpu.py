@@ -145,6 +145,15 @@ def test_masks_are_those_of_a_cpu(trained, picture):
     assert (gpu.masks & cpu.masks).sum() / (gpu.masks | cpu.masks).sum() > 0.99
 
 
+def test_a_finer_look_is_that_of_a_cpu(command, picture, tmp_path):
+    """The larger picture travels beside the usual one, and both are pre-processed where the detector lies."""
+    assert main(command(tmp_path / "run", "--finer-look", "--iterations", "4")) == 0
+    models = (MaskFrozenDetr.from_pretrained(tmp_path / "run", device=kind) for kind in ("cuda", "cpu"))
+    gpu, cpu = (model.predict(picture, 0.2) for model in models)
+    check_same(gpu, cpu)
+    assert (gpu.masks ^ cpu.masks).mean() < 0.01
+
+
 def test_a_network_goes_where_its_detector_lies(trained, picture):
     """As after a training in Python, which leaves the detector on the GPU."""
     detector = load_detector(SCENE_DETECTOR).to(GPU)
