@@ -202,6 +202,7 @@ def test_real_photographs(tmp_path, capfd):
         (["--lr", "fast"], "fast"),
         (["--precision", "fp8"], "fp8"),
         (["--colour-jitter", "2"], "colour_jitter: found 2"),
+        (["--copy-paste", "2"], "copy_paste: found 2"),
         (["--point-fraction", "0"], "point_fraction: found 0"),
         (["--box-encoder", "none"], "box_encoder"),
         (["--encoder-layer", "0"], "encoder_layer: found 0"),

@@ -228,7 +228,7 @@ def test_the_estimate_is_what_it_takes(model, scenes, tmp_path):
     cache, dataset = FrozenCache(tmp_path, model), training_data(model, scenes[0], FLIPS)
     said = cache.open(dataset)
     assert f"{2 * len(dataset)} views of {len(dataset)} images" in said
-    assert "(0 are there); random sizes and crops are off" in said
+    assert "(0 are there); random sizes, crops and pasted objects are off" in said
     each = cache.bytes_a_view(dataset)
     for index in range(len(dataset)):
         for number in (0, 1, 2, 3):  # both ways among them

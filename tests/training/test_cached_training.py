@@ -34,7 +34,7 @@ def test_training_with_and_without(squashing_folder, scenes_folder, tmp_path, ca
     assert main(command(*options, tmp_path / "first", "--cache", str(tmp_path / "cache"))) == 0
     shown = capsys.readouterr().err
     assert shown.count("cache: ") == 1
-    assert "random sizes and crops are off" in shown
+    assert "random sizes, crops and pasted objects are off" in shown
     assert main(command(*options, tmp_path / "second", "--cache", str(tmp_path / "cache"))) == 0
     assert (tmp_path / "first" / WEIGHTS_FILE).read_bytes() == (tmp_path / "second" / WEIGHTS_FILE).read_bytes()
     first, second = (json.loads((tmp_path / run / "training.json").read_text()) for run in ("first", "second"))

@@ -46,7 +46,7 @@ def same(first: Sample, second: Sample) -> bool:
 
 
 def test_a_sample_depends_on_seed_and_number_alone(squashing, scenes):
-    augment = AugmentConfig(colour_jitter=0.3)
+    augment = AugmentConfig(colour_jitter=0.3, copy_paste=0.7)
     data = training_data(squashing, scenes[0], augment)
     first = data[2, 17]
     data[1, 5]
@@ -59,7 +59,7 @@ def test_a_sample_depends_on_seed_and_number_alone(squashing, scenes):
 
 
 def test_loader_processes_change_nothing(squashing, scenes):
-    data = training_data(squashing, scenes[0], AugmentConfig(colour_jitter=0.3))
+    data = training_data(squashing, scenes[0], AugmentConfig(colour_jitter=0.3, copy_paste=0.7))
     drawn = []
     for workers in (0, 2):
         order = SampleOrder(len(data), 2, 4, 0)

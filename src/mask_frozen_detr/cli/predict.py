@@ -38,8 +38,7 @@ class Predict:
     max_detections: int | None = None
     # Draw masks, boxes and names over each picture.
     overlays: bool = True
-    # How pictures that are drawn are written: png keeps each pixel, jpg is a quarter as large and takes an eighth of the
-    # time.
+    # How what is drawn is written: png keeps each pixel, jpg is a quarter as large and takes an eighth of the time.
     overlay_format: OverlayFormat = "png"
     # Follow objects through films, and number them in what is written (extra track).
     track: bool = False

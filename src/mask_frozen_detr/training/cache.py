@@ -1,7 +1,7 @@
 """Frozen outputs on disk (not in the paper): a small data set's detector runs once a view, not once an epoch.
 
 A view is an image as its detector sees it in evaluation, or that mirrored. Views that no epoch repeats cannot be
-kept: with a cache random sizes and crops are off, and jitter is refused.
+kept: with a cache random sizes, crops and pasted objects are off, and jitter is refused.
 
 Each view is one file, made at its first use by a forward pass of that image alone, in fp32, and read back as it was
 stored, also at that first use: so a run that is killed and resumed sees the same numbers. Files lie in a folder
@@ -75,7 +75,7 @@ class FrozenCache:
                     f"{name}: found {getattr(config, name)}, but with --cache no image may look different in every "
                     "epoch; leave out the one or the other"
                 )
-        return replace(config, multi_scale=False, crop=False)
+        return replace(config, multi_scale=False, crop=False, copy_paste=0.0)
 
     def open(self, dataset: TrainingData) -> str:
         """Let `dataset` read from here; returns what to tell the user, with the estimate.
@@ -110,7 +110,10 @@ class FrozenCache:
         write_json_atomic(self.store.folder / CACHE_FILE, self.description)
         sweep(self.store.folder, lambda name: name == CACHE_FILE or is_view_file(name), OLD)
         dataset.store = self.store
-        return f"cache: {said} in {self.store.folder} ({len(names & there)} are there); random sizes and crops are off"
+        return (
+            f"cache: {said} in {self.store.folder} ({len(names & there)} are there); random sizes, crops and pasted "
+            "objects are off"
+        )
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """The batch of these samples, with detections (B, …) on the detector's device in the place of pixels.

@@ -69,11 +69,15 @@ class AugmentConfig:
     large_scale_jitter: bool = False
     # Largest relative change of brightness, contrast and saturation; 0 leaves colours alone.
     colour_jitter: float = 0.0
+    # How often objects of another training image are laid over one (Ghiasi et al., 2021); 0.5 where a large network
+    # learns few images by heart. Not with a cache, nor with masks that training draws itself.
+    copy_paste: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "multi_scale", "crop", "large_scale_jitter"):
             check_flag(name, getattr(self, name))
         check_number("colour_jitter", self.colour_jitter, 0, 1, below=True)
+        check_number("copy_paste", self.copy_paste, 0, 1)
 
     @property
     def sets_size(self) -> bool:

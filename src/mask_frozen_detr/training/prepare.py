@@ -46,6 +46,8 @@ def prepare(
     _check_places(output, Path(info.identity.name), train_data, cache)
     if cache is not None:
         config = replace(config, augment=cache.augment(config.augment))
+    if config.masks_from != "annotations":  # drawn masks are not exact enough to cut objects out
+        config = replace(config, augment=replace(config.augment, copy_paste=0.0))
     evidence = Evidence(model.detector, classes.index_of) if config.evidence else None
     pseudo_masks = _pseudo_masks(config, output, cache, evidence)
     dataset = TrainingData(

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from mask_frozen_detr.errors import check_choice, check_number
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.training.config import LossConfig, TrainConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig
 
 PresetName = Literal["light", "balanced", "best", "paper"]
 
@@ -54,7 +54,7 @@ PRESETS: dict[PresetName, Preset] = {
     "balanced": Preset(replace(_CONVNEXT, mask_width=64), _FEW_IMAGES, 4800),
     "best": Preset(
         MaskNetworkConfig(roi_size=16, mask_scoring=False),
-        replace(_FEW_IMAGES, lr=1.5e-3, cosine=False, missed=False),
+        replace(_FEW_IMAGES, lr=1.5e-3, cosine=False, missed=False, augment=AugmentConfig(copy_paste=0.5)),
         6400,
     ),
     "paper": Preset(MaskNetworkConfig(), TrainConfig(), 0),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -25,6 +26,7 @@ from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.training.augment import View, draw_view, jitter_colour
 from mask_frozen_detr.training.box_masks import MASK_SIDE, box_mask
 from mask_frozen_detr.training.config import AugmentConfig
+from mask_frozen_detr.training.copy_paste import choose_objects, paste_objects
 from mask_frozen_detr.training.frozen_views import FrozenView, ViewStore
 from mask_frozen_detr.training.matching import Targets
 from mask_frozen_detr.training.pseudo_masks.soft_cut import Box, inside_image
@@ -143,14 +145,16 @@ class TrainingData(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, number])
         edges = self.preprocessing.edges if self.preprocessing.resizes_freely else None
         view = draw_view(record.width, record.height, self.augment, edges, rng)
+        source = None
+        if self.augment.copy_paste and rng.random() < self.augment.copy_paste:
+            record, source = self._with_pasted(record, open_picture(record, record.orientation), rng)
         targets, name = self._targets(record, view), None
         if self.store is not None:
             name = self.store.name(record, view.flip)
             frozen = self.store.read(name) if name is not None else None
             if frozen is not None:
                 return Sample(frozen, targets, number, record.path, view=name)
-        source = open_picture(record, record.orientation)
-        image = view.image(source)
+        image = view.image(open_picture(record, record.orientation) if source is None else source)
         if self.augment.colour_jitter:
             image = jitter_colour(image, self.augment.colour_jitter, rng)
         pixels = self.preprocessing(image, resize=not self.augment.sets_size)
@@ -160,6 +164,20 @@ class TrainingData(Dataset[Sample]):
                 f"{pixels.shape[2]} × {pixels.shape[1]}; expected at least {SMALLEST_INPUT} a side"
             )
         return Sample(pixels, targets, number, record.path, view=name)
+
+    def _with_pasted(
+        self, record: ImageRecord, image: Image.Image, rng: np.random.Generator
+    ) -> tuple[ImageRecord, Image.Image]:
+        """An image, and what is in it, with objects of another one; an image that cannot be read lends none."""
+        donor = self.images[int(rng.integers(len(self.images)))]
+        objects = [] if donor is record else choose_objects(donor, self.classes.index_of, rng)
+        if not objects:
+            return record, image
+        try:
+            source = open_picture(donor, donor.orientation)
+        except UserError:  # told of when its own turn comes
+            return record, image
+        return paste_objects(record, image, donor, source, objects, self.augment.flip, rng)
 
     def whole(self, record: ImageRecord, flip: bool) -> Sample:
         """All of an image as the detector sees it in evaluation, or that mirrored, with nothing to find.
