@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from run_folders import edit
 
+from mask_frozen_detr.cli import main
 from mask_frozen_detr.model import WEIGHTS_FILE
+from mask_frozen_detr.training.checkpoint import load_checkpoint, save_checkpoint
 from mask_frozen_detr.training.run_folder import CHECKPOINT_FILE, METRICS_FILE, TRAINING_FILE
 
 pytest_plugins = ["run_folder_fixtures"]
@@ -89,3 +91,27 @@ def test_other_pre_processing_is_noticed(unfinished, four_steps, detector_copy, 
         assert "another pre-processing" in refused(*four_steps(unfinished, "--resume"))
     finally:
         path.write_bytes(before)
+
+
+def forget(options: dict) -> None:
+    """What a run wrote before there were these options."""
+    del options["evidence"], options["augment"]["copy_paste"]
+
+
+def test_a_run_that_is_older_than_an_option_goes_on_as_it_was(unfinished, four_steps, finished_once, refused):
+    state = load_checkpoint(unfinished / CHECKPOINT_FILE)
+    forget(state["config"]["training"])
+    save_checkpoint(unfinished / CHECKPOINT_FILE, state)
+
+    def older(content: dict) -> None:
+        forget(content)
+        for key in ("files", "checksum"):
+            del content[key]
+
+    edit(unfinished / TRAINING_FILE, older)
+    said = refused(*four_steps(unfinished, "--resume", "--no-evidence", "--copy-paste", "0.5"))
+    assert "this run was started with augment" in said
+    assert "'copy_paste': 0.0" in said
+    without_preset = [word for word in four_steps(unfinished, "--resume") if word not in ("--preset", "paper")]
+    assert main(without_preset) == 0
+    assert (unfinished / WEIGHTS_FILE).read_bytes() == (finished_once / WEIGHTS_FILE).read_bytes()

@@ -1,8 +1,9 @@
 """How to train: the options of the training loop (paper, section 3.1 "Experiment Setup")."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mask_frozen_detr.detectors.config import FineTune
 from mask_frozen_detr.errors import UserError, check_choice, check_flag, check_number
@@ -13,11 +14,19 @@ EVALUATIONS = 10  # a run, where nothing else is asked for, with that of the end
 EVALUATED = 0.1  # images that evaluations on the way may look at, as a share of those that training sees
 MOST_ROUNDS = 10
 DROPS = (0.9, 0.95)
-BEFORE = {"evidence": False}  # what runs did that are older than an option
+# What runs did that are older than an option.
+BEFORE: dict[str, Any] = {"evidence": False}
+AUGMENT_BEFORE: dict[str, Any] = {"copy_paste": 0.0}
 
 # Which objects learn from a mask that training draws itself: none, all, or those that nobody drew one for.
 MasksFrom = Literal["annotations", "boxes", "boxes-where-missing"]
 OptimizerName = Literal["adamw", "muon"]
+
+
+def of_any_age(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a run as they were written, with what it did where it is older than one of them."""
+    known = {**BEFORE, **options}
+    return known | {"augment": {**AUGMENT_BEFORE, **known["augment"]}} if "augment" in known else known
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from mask_frozen_detr.run.description import METRICS_FILE, TRAINING_FILE
 from mask_frozen_detr.run.transformers_names import TRANSFORMERS_FILES
 from mask_frozen_detr.training.best import BEST_FOLDER, Best, read_best, write_best
 from mask_frozen_detr.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from mask_frozen_detr.training.config import BEFORE, AugmentConfig, LossConfig, TrainConfig
+from mask_frozen_detr.training.config import AugmentConfig, LossConfig, TrainConfig, of_any_age
 from mask_frozen_detr.training.metrics_file import cut_metrics, digest_metrics
 from mask_frozen_detr.training.own_files import (
     BEST_DETECTOR,
@@ -91,9 +91,10 @@ def read_options(output: Path) -> tuple[MaskNetworkConfig, TrainConfig]:
 
     Raises UserError where its description is damaged.
     """
-    saved = {**BEFORE, **read_description(output)}
-    options = {field.name: saved[field.name] for field in fields(TrainConfig) if field.name in saved}
+    description = read_description(output)
     try:
+        saved = of_any_age(description)
+        options = {field.name: saved[field.name] for field in fields(TrainConfig) if field.name in saved}
         options |= {name: tuple(options[name]) for name in ("betas", "drops")}
         options |= {"loss": LossConfig(**options["loss"]), "augment": AugmentConfig(**options["augment"])}
         training = TrainConfig(**options)

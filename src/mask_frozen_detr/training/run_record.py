@@ -9,7 +9,7 @@ from typing import Any
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.processes import on_main
 from mask_frozen_detr.model import MaskFrozenDetr
-from mask_frozen_detr.training.config import BEFORE, TrainConfig
+from mask_frozen_detr.training.config import TrainConfig, of_any_age
 from mask_frozen_detr.training.digests import digest_data
 from mask_frozen_detr.training.samples import TrainingData
 
@@ -66,7 +66,7 @@ class RunRecord:
         """What a checkpoint or training.json holds. Raises UserError that names `path` where it is no record."""
         try:
             parts = {key: dict(saved[key]) for key in ("network", "training", "data", "detector")}
-            parts["training"] = {**BEFORE, **parts["training"]}
+            parts["training"] = of_any_age(parts["training"])
             return cls(
                 int(saved["steps"]),
                 **parts,
