@@ -114,22 +114,27 @@ def inputs_of(options: Options, preparation: Preparation, example: Example) -> l
     return [{name: torch.from_numpy(value) for name, value in feed(taken, [one], 0.0).items()} for one in prepared]
 
 
+def named(graph: nn.Module) -> Callable[[dict[str, Tensor]], Any]:
+    """A graph that takes its inputs as a runtime's session does."""
+    return lambda inputs: graph(**inputs)
+
+
+def through(run: Callable[[dict[str, Any]], Any], inputs: Sequence[dict[str, Any]]) -> None:
+    for one in inputs:
+        run(one)
+
+
 def works(
     graphs: dict[str, tuple[nn.Module, Path]], inputs: Sequence[dict[str, Tensor]], threads: int
 ) -> dict[str, Callable[[], Any]]:
     """The pictures, one after the other, through each graph in each runtime."""
     arrays = [{name: value.numpy() for name, value in one.items()} for one in inputs]
-
-    def through(run: Callable[..., Any], each: Sequence[dict[str, Any]], by_name: bool) -> None:
-        for one in each:
-            run(**one) if by_name else run(one)
-
     made: dict[str, Callable[[], Any]] = {}
     for name, (graph, file) in graphs.items():
-        made[f"{name}, torch"] = partial(through, graph, inputs, True)
+        made[f"{name}, torch"] = partial(through, named(graph), inputs)
         for runtime in RUNTIMES:
             session = open_session(file, OPSET, runtime, threads)  # type: ignore[arg-type]
-            made[f"{name}, {runtime}"] = partial(through, session, arrays, False)
+            made[f"{name}, {runtime}"] = partial(through, session, arrays)
     return made
 
 

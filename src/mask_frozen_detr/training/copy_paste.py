@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from mask_frozen_detr.data.coco import ImageRecord
 from mask_frozen_detr.data.validation import Annotation
-from mask_frozen_detr.results.rle import segmentation_to_rle
+from mask_frozen_detr.results.paste import Crop
+from mask_frozen_detr.results.rle import rle_to_mask, segmentation_to_rle
 
 TAKEN = 0.5  # of the other image's objects
 MOST = 10  # objects of one image
@@ -36,7 +37,6 @@ class Piece:
     pixels: (h, w, 3) uint8. cover: (h, w) in [0, 1], how much of a pixel is the object's.
     """
 
-    annotation: Annotation
     pixels: Colours
     cover: np.ndarray
 
@@ -70,11 +70,11 @@ def paste_objects(
     """
     scale = float(np.exp(rng.uniform(*np.log(SCALES)))) * min(record.width / donor.width, record.height / donor.height)
     mirrored = flip and rng.random() < 0.5
-    canvas = np.array(image)
+    canvas, colours = np.array(image), np.asarray(source)
     hidden = np.zeros((record.height, record.width), bool)
     laid: list[tuple[Annotation, Mask]] = []
     for one in objects:
-        piece = _cut_out(one, donor, np.asarray(source), scale, mirrored)
+        piece = _cut_out(one, donor, colours, scale, mirrored)
         if piece is None or piece.cover.shape[1] >= record.width or piece.cover.shape[0] >= record.height:
             continue
         mask = _lay_down(piece, canvas, rng)
@@ -90,19 +90,18 @@ def paste_objects(
 
 def _cut_out(one: Annotation, donor: ImageRecord, source: Colours, scale: float, mirrored: bool) -> Piece | None:
     """None for an object of which no pixel is drawn."""
-    mask = _mask(one, donor.height, donor.width)
-    rows, columns = _extents(mask)
-    if not len(rows):
+    crop = Crop.of_mask(_mask(one, donor.height, donor.width))
+    h, w = crop.values.shape
+    if not h:
         return None
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    height, width = (max(SMALLEST_SIDE // 2, round((side.stop - side.start) * scale)) for side in window)
+    size = max(SMALLEST_SIDE // 2, round(w * scale)), max(SMALLEST_SIDE // 2, round(h * scale))
     pixels, cover = (
-        np.asarray(Image.fromarray(part[window]).resize((width, height), Image.Resampling.BILINEAR))
-        for part in (source, mask.astype(np.uint8) * 255)
+        np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR))
+        for part in (source[crop.y : crop.y + h, crop.x : crop.x + w], crop.values.astype(np.uint8) * 255)
     )
     if mirrored:
         pixels, cover = pixels[:, ::-1], cover[:, ::-1]
-    return Piece(one, pixels, cover / 255.0)
+    return Piece(pixels, cover / 255.0)
 
 
 def _lay_down(piece: Piece, canvas: Colours, rng: np.random.Generator) -> Mask:
@@ -131,21 +130,16 @@ def _without(one: Annotation, hidden: Mask) -> Annotation | None:
 
 def _mask(one: Annotation, height: int, width: int) -> Mask:
     assert one.segmentation is not None
-    return coco_mask.decode(segmentation_to_rle(one.segmentation, height, width)).astype(bool)
+    return rle_to_mask(segmentation_to_rle(one.segmentation, height, width))
 
 
 def _with_mask(one: Annotation, mask: Mask) -> Annotation:
     """The annotation with another mask, and the box and the area of that."""
-    rows, columns = _extents(mask)
-    left, top, right, bottom = (float(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    crop = Crop.of_mask(mask)
+    h, w = crop.values.shape
     return replace(
         one,
-        bbox=(left, top, right - left, bottom - top),
+        bbox=(float(crop.x), float(crop.y), float(w), float(h)),
         segmentation=coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
         area=float(mask.sum()),
     )
-
-
-def _extents(mask: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """The rows and the columns in which something is."""
-    return np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
