@@ -43,3 +43,9 @@ def random_network(detector: TransformersDetector, config: MaskNetworkConfig = C
     network = MaskNetwork(config, detector.shapes).eval()
     scatter_parameters(network)
     return network
+
+
+def lost_biases(network: MaskNetwork) -> set[str]:
+    """Biases without effect: the neck's where each channel is normalised by itself, as in narrow detectors."""
+    neck = network.fusion.neck
+    return set() if neck is None or neck.norm.num_groups < neck.norm.num_channels else {"fusion.neck.conv.bias"}

@@ -2,11 +2,12 @@
 
 Of a finer look (not in the paper) C₁ is at stride 2, F as well, and the backbone's coarser maps are added as C₁ is.
 
-Letters: B images, d width, h × w cells of F.
+Letters: B images, d width, c mask width, C channels of C₁, h × w cells of F.
 """
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,12 +27,47 @@ class Neck(nn.Module):
         groups = next(g for g in (32, 16, 8, 4, 2, 1) if width % g == 0)
         self.norm = nn.GroupNorm(groups, width)
 
-    def forward(self, stem: Tensor, valid: Tensor | None) -> Tensor:
-        """stem (B, C, h, w), valid (B, h, w) or None → (B, d, h, w)."""
+    def forward(self, stem: Tensor, valid: Tensor | None, mapper: nn.Module | None = None) -> Tensor:
+        """stem (B, C, h, w), valid (B, h, w) or None → (B, d, h, w); (B, c, h, w) where `mapper` is a Linear from d to
+        c: each cell is mapped by its weights then, without its bias.
+        """
+        if isinstance(mapper, nn.Linear) and self.conv.in_channels <= mapper.in_features:
+            with torch.autocast(stem.device.type, enabled=False):  # of thousands of squares half precision is no sum
+                at_least = torch.promote_types(stem.dtype, torch.float32)
+                return self._at_once(stem.to(at_least), valid, mapper.weight).to(stem.dtype)
         maps = self.conv(stem)
+        maps = self.norm(maps) if valid is None else masked_group_norm(maps, valid, self.norm)
+        return _mapped(maps, mapper, bias=False) if isinstance(mapper, nn.Linear) else maps
+
+    def _at_once(self, stem: Tensor, valid: Tensor | None, mapper: Tensor) -> Tensor:
+        """Equation 14, and `mapper` (c, d) times each cell: (B, c, h, w). Equal up to rounding, and cheaper.
+
+        Once its statistics are known a normalisation is linear, and they follow from the mean and the covariance of
+        C₁'s channels. So one product with (c, C) filters of each image's own does it all, and no map of d channels is
+        ever made.
+        """
+        assert self.conv.bias is not None
+        cells = stem.flatten(2)  # (B, C, h·w)
+        count: Tensor | int = cells.shape[2]
         if valid is None:
-            return self.norm(maps)
-        return masked_group_norm(maps, valid, self.norm)
+            mean = cells.mean(2, keepdim=True)
+            centred = cells - mean
+        else:
+            inside = valid.flatten(1)[:, None].to(cells)
+            count = inside.sum(2, keepdim=True)
+            mean = (cells * inside).sum(2, keepdim=True) / count
+            centred = (cells - mean) * inside
+        covariance = centred @ centred.transpose(1, 2) / count  # (B, C, C)
+        filters, groups = self.conv.weight.flatten(1), (self.norm.num_groups, -1)  # (d, C)
+        means = ((filters @ mean)[:, :, 0] + self.conv.bias).unflatten(1, groups)  # of what `conv` gives
+        variances = ((filters @ covariance) * filters).sum(2).unflatten(1, groups)
+        offsets = means - means.mean(2, keepdim=True)
+        scale = (variances + offsets.square()).mean(2, keepdim=True).add(self.norm.eps).rsqrt()
+        scale = scale.expand_as(offsets).flatten(1) * self.norm.weight  # (B, d)
+        offsets = offsets.flatten(1) * scale + self.norm.bias
+        maps = mapper * scale[:, None] @ filters @ centred + (offsets @ mapper.T)[:, :, None]
+        maps = maps.unflatten(2, stem.shape[2:])
+        return maps if valid is None else maps * valid[:, None]
 
 
 class Fusion(nn.Module):
@@ -89,21 +125,17 @@ class Fusion(nn.Module):
             return encoded
         assert stem is not None, "the detector gave no stem, but the mask network was built for one"
         if self.neck is not None:
-            stem = self.neck(stem, stem_valid)
-        elif self.projection is not None:
-            stem = self.projection(stem)
-        if isinstance(mapper, nn.Linear):
-            stem = _mapped(stem, mapper, bias=False)
+            stem = self.neck(stem, stem_valid, mapper)
+        else:
+            stem = stem if self.projection is None else self.projection(stem)
+            stem = _mapped(stem, mapper, bias=False) if isinstance(mapper, nn.Linear) else stem
         if self.stem_factor > 1:
             stem = _upsampled(stem, stem_valid, self.stem_factor)
             stem_valid = None if stem_valid is None else upsampled_cells(stem_valid, self.stem_factor, stem.shape[2:])
         fused = stem + _fitted(encoded, stem)
         for number, (neck, factor, stage) in enumerate(zip(self.stage_necks, self.stage_factors, stages, strict=True)):
             valid = None if stages_valid is None else stages_valid[number]
-            stage = neck(stage, valid)
-            if isinstance(mapper, nn.Linear):
-                stage = _mapped(stage, mapper, bias=False)
-            fused = fused + _fitted(_upsampled(stage, valid, factor), fused)
+            fused = fused + _fitted(_upsampled(neck(stage, valid, mapper), valid, factor), fused)
         return fused if stem_valid is None else repeat_edges(fused, stem_valid)
 
 
