@@ -54,16 +54,17 @@ def interpolate(cells: torch.Tensor, factor: int) -> torch.Tensor:
     return output
 
 
-def roi_align(maps: torch.Tensor, box: list[float], r: int, stride: int) -> torch.Tensor:
-    """(d, h, w) and x0, y0, x1, y1 in pixels → (d, r, r): each cell the mean of 2 × 2 regular samples."""
+def roi_align(maps: torch.Tensor, box: list[float], r: int, stride: int, samples: int = 2) -> torch.Tensor:
+    """(d, h, w) and x0, y0, x1, y1 in pixels → (d, r, r): each cell the mean of samples × samples regular ones."""
+    places = [(k + 0.5) / samples for k in range(samples)]
     x0, y0, x1, y1 = (side / stride for side in box)
     output = torch.zeros(len(maps), r, r)
     for i in range(r):
         for j in range(r):
-            for a in (0.25, 0.75):
-                for b in (0.25, 0.75):
+            for a in places:
+                for b in places:
                     x, y = x0 + (j + b) / r * (x1 - x0), y0 + (i + a) / r * (y1 - y0)
-                    output[:, i, j] += read(maps, x, y, "edge") / 4
+                    output[:, i, j] += read(maps, x, y, "edge") / samples**2
     return output
 
 

@@ -68,6 +68,9 @@ from mask_frozen_detr.network.config import MaskNetworkConfig, training_free
         ({"head": ["dot-product"]}, "head: found ['dot-product'], expected 'dot-product' or 'segmenter'"),
         ({"head": "\x1b[31m"}, "head: found '\\x1b[31m', expected"),
         ({"box_activation": "tanh"}, "box_activation: found 'tanh', expected 'gelu' or 'relu'"),
+        ({"box_norm": "group"}, "box_norm: found 'group', expected 'layer' or 'batch'"),
+        ({"box_pyramid": 1}, "box_pyramid: found 1, expected True or False"),
+        ({"roi_samples": 0}, "roi_samples: found 0, expected a whole number from 1 to 4"),
         ({"stem_from": 4}, "stem_from: found 4, expected 'auto', 'backbone' or 'pixels'"),
     ],
 )

@@ -53,6 +53,7 @@ def test_an_image_alone_and_in_a_padded_batch_has_the_same_masks(kind, sizes, pa
     [
         (replace(CONFIG, box_encoder="swin"), SMALL),
         (replace(CONFIG, box_encoder="convnext", head="segmenter", upsample=2), SMALL),
+        (replace(CONFIG, box_encoder="convnext", box_norm="batch", box_pyramid=True, roi_samples=1), SMALL),
         (CONFIG, replace(SMALL, stem_width=None)),
         (CONFIG, replace(SMALL, feature_widths=(16,), strides=(32,))),
         (CONFIG, replace(SMALL, strides=(4, 8, 16))),

@@ -93,18 +93,19 @@ def test_other_pre_processing_is_noticed(unfinished, four_steps, detector_copy, 
         path.write_bytes(before)
 
 
-def forget(options: dict) -> None:
+def forget(options: dict, network: dict) -> None:
     """What a run wrote before there were these options."""
     del options["evidence"], options["augment"]["copy_paste"]
+    del network["box_norm"], network["box_pyramid"], network["roi_samples"]
 
 
 def test_a_run_that_is_older_than_an_option_goes_on_as_it_was(unfinished, four_steps, finished_once, refused):
     state = load_checkpoint(unfinished / CHECKPOINT_FILE)
-    forget(state["config"]["training"])
+    forget(state["config"]["training"], state["config"]["network"])
     save_checkpoint(unfinished / CHECKPOINT_FILE, state)
 
     def older(content: dict) -> None:
-        forget(content)
+        forget(content, content["network"])
         for key in ("files", "checksum"):
             del content[key]
 
@@ -112,6 +113,9 @@ def test_a_run_that_is_older_than_an_option_goes_on_as_it_was(unfinished, four_s
     said = refused(*four_steps(unfinished, "--resume", "--no-evidence", "--copy-paste", "0.5"))
     assert "this run was started with augment" in said
     assert "'copy_paste': 0.0" in said
+    said = refused(*four_steps(unfinished, "--resume", "--box-norm", "batch"))
+    assert "this run was started with box_norm" in said
+    assert "layer" in said
     without_preset = [word for word in four_steps(unfinished, "--resume") if word not in ("--preset", "paper")]
     assert main(without_preset) == 0
     assert (unfinished / WEIGHTS_FILE).read_bytes() == (finished_once / WEIGHTS_FILE).read_bytes()

@@ -6,14 +6,16 @@ Letters: M boxes, r RoIAlign side, c mask width.
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask_frozen_detr.network.config import MaskNetworkConfig
-from mask_frozen_detr.network.convnext import ConvNeXtLayer
+from mask_frozen_detr.network.convnext import BatchNormConvNeXtLayer, ConvNeXtLayer
 from mask_frozen_detr.network.deformable import DeformableLayer, TokenGrid
 from mask_frozen_detr.network.swin import SwinLayer
 
 BOX_WINDOW = 8
+COARSEST = 4  # cells along the side of one of the coarsest layer's: any r is a multiple of it
 
 
 class DeformableBoxEncoder(nn.Module):
@@ -39,18 +41,29 @@ class DeformableBoxEncoder(nn.Module):
 
 
 class MapBoxEncoder(nn.Module):
-    """Layers that take maps as they are: Swin's, ConvNeXt's, or none at all (equation 3)."""
+    """Layers that take maps as they are: Swin's, ConvNeXt's, or none at all (equation 3).
 
-    def __init__(self, layers: Iterable[nn.Module]):
+    pyramid: each layer but the last sees means of several cells, and what it changes is spread over them (not in the
+    paper).
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], pyramid: bool = False):
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        count = len(self.layers)
+        self.strides = [min(2 ** (count - 1 - index), COARSEST) if pyramid else 1 for index in range(count)]
 
     def grid(self, device: torch.device) -> None:
         """These layers look at neighbours, not at places."""
 
     def layer(self, index: int, boxes: Tensor, grid: TokenGrid | None) -> Tensor:
         """Layer `index` of (M, c, r, r) box features → (M, c, r, r)."""
-        return self.layers[index](boxes)
+        layer, stride = self.layers[index], self.strides[index]
+        if stride == 1:
+            return layer(boxes)
+        coarse = F.avg_pool2d(boxes, stride)
+        change = layer(coarse) - coarse
+        return boxes + F.interpolate(change, scale_factor=float(stride), mode="bilinear", align_corners=False)
 
 
 BoxEncoder = DeformableBoxEncoder | MapBoxEncoder
@@ -63,4 +76,6 @@ def build_box_encoder(config: MaskNetworkConfig, width: int) -> BoxEncoder:
         return DeformableBoxEncoder(width, count, config.roi_size)
     if config.box_encoder == "swin":
         return MapBoxEncoder(SwinLayer(width, BOX_WINDOW, index) for index in range(count))
-    return MapBoxEncoder(ConvNeXtLayer(width, config.box_activation) for _ in range(count))  # 'none' has no layer
+    convnext = BatchNormConvNeXtLayer if config.box_norm == "batch" else ConvNeXtLayer
+    layers = (convnext(width, config.box_activation) for _ in range(count))  # 'none' has no layer
+    return MapBoxEncoder(layers, config.box_pyramid)

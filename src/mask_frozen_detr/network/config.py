@@ -1,12 +1,13 @@
 """Which parts the mask network is built from: one field a choice that the paper's tables vary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 EncoderKind = Literal["deformable", "swin", "convnext", "none"]
 HeadKind = Literal["dot-product", "segmenter"]
 StemKind = Literal["auto", "backbone", "pixels"]
 ActivationKind = Literal["gelu", "relu"]
+NormKind = Literal["layer", "batch"]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "image_encoder": get_args(EncoderKind),
@@ -14,12 +15,24 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "stem_from": get_args(StemKind),
     "head": get_args(HeadKind),
     "box_activation": get_args(ActivationKind),
+    "box_norm": get_args(NormKind),
 }
-BOOLEANS = ("query_ffn", "query_b2o", "query_o2o", "roi_align", "stem", "neck", "finer_look", "mask_scoring")
+BOOLEANS = (
+    "query_ffn",
+    "query_b2o",
+    "query_o2o",
+    "roi_align",
+    "stem",
+    "neck",
+    "finer_look",
+    "mask_scoring",
+    "box_pyramid",
+)
 # Far beyond what helps, and within what memory holds: a configuration may come from a file.
 MAX_LAYERS = 8
 MAX_MASK_WIDTH = 2048
 MAX_ROI_SIZE = 256
+MAX_ROI_SAMPLES = 4
 MAX_UPSAMPLE = 4
 MAX_MASK_SIDE = 512
 MAX_SCORING_WEIGHTS = 2**28
@@ -42,6 +55,12 @@ class MaskNetworkConfig:
     box_layers: int = 2
     # Of ConvNeXt layers in boxes: gelu is theirs in the paper, relu is as good and faster on a CPU.
     box_activation: ActivationKind = "gelu"
+    # Their normalisation: layer is the paper's; batch is as good, part of a convolution once it has learned, and
+    # faster where it is exported.
+    box_norm: NormKind = "layer"
+    # Refine a box coarsely first, where a layer is cheap and sees all of the object: each ConvNeXt layer has cells of
+    # half the side of those of the layer before, the last all r × r.
+    box_pyramid: bool = False
     # c, the channels of masks (Table 4): fewer are faster; None takes the detector's own width.
     mask_width: int | None = 128
     # Refine each query by a feed-forward network (Table 5).
@@ -54,6 +73,8 @@ class MaskNetworkConfig:
     roi_align: bool = True
     # r, the cells of a box's side (Table 10): 16 is several times faster than 32.
     roi_size: int = 32
+    # Points along the side of each of its cells that RoIAlign reads: 1 is faster than the usual 2, and as good.
+    roi_samples: int = 2
     # f, the cells of a mask that each cell of a box draws along its side: 2 with --roi-size 8 makes a hundred masks
     # much faster than 16 alone, for some 2 AP (docs/presets.md).
     upsample: int = 1
@@ -84,6 +105,7 @@ class MaskNetworkConfig:
         self._check_number("image_layers", 0, MAX_LAYERS)
         self._check_number("box_layers", 0, MAX_LAYERS)
         self._check_number("roi_size", 4, MAX_ROI_SIZE, "a multiple of 4")
+        self._check_number("roi_samples", 1, MAX_ROI_SAMPLES)
         self._check_number("upsample", 1, MAX_UPSAMPLE)
         if self.mask_side > MAX_MASK_SIDE:
             raise ValueError(
@@ -144,7 +166,9 @@ class MaskNetworkConfig:
     @property
     def trainable(self) -> bool:
         """False for the training-free baseline."""
-        return self != training_free(roi_align=self.roi_align, stem=self.stem, roi_size=self.roi_size)
+        baseline = training_free(roi_align=self.roi_align, stem=self.stem, roi_size=self.roi_size)
+        without_weights = ("roi_samples", "box_activation", "box_norm", "box_pyramid")
+        return self != replace(baseline, **{name: getattr(self, name) for name in without_weights})
 
 
 def training_free(roi_align: bool = True, stem: bool = True, roi_size: int = 32) -> MaskNetworkConfig:

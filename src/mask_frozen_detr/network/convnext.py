@@ -4,6 +4,7 @@
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
 
@@ -36,3 +37,37 @@ class ConvNeXtLayer(nn.Module):
         for layer in perceptron:
             cells = layer(cells)
         return maps + self.block.layer_scale * cells.view(shape).permute(0, 3, 1, 2)
+
+
+class BatchNormConvNeXtLayer(nn.Module):
+    """The same with batch normalisation, without layer scale (not in the paper): (B, C, h, w) → (B, C, h, w).
+
+    When it has learned, its normalisation is part of the convolution, and nothing else stands between convolutions.
+    So exported models need not turn their maps for it and back.
+    """
+
+    MOMENTUM = 0.02  # statistics of some fifty iterations: those of one, a few boxes, vary
+
+    def __init__(self, width: int, activation: ActivationKind = "gelu"):
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width, momentum=self.MOMENTUM)
+        self.up = nn.Conv2d(width, 4 * width, 1)
+        self.activation = nn.ReLU() if activation == "relu" else nn.GELU()
+        self.down = nn.Conv2d(4 * width, width, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, h, w). Statistics are those of all B, which may be none, while it learns."""
+        if maps.device.type == "cpu":  # as above
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        seen = self.norm(self.depthwise(maps)) if self.training and len(maps) else self._normed(maps)
+        return maps + self.down(self.activation(self.up(seen)))
+
+    def _normed(self, maps: Tensor) -> Tensor:
+        """The convolution and, as part of it, the normalisation by what was learned."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        filters, bias = self.depthwise.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        return F.conv2d(maps, filters, bias, padding=3, groups=len(filters))

@@ -174,9 +174,9 @@ class MaskNetwork(nn.Module):
 
     def _masks_of_piece(self, maps: Tensor, chosen: Chosen, grid: TokenGrid | None) -> tuple[Tensor, Tensor | None]:
         rois = torch.cat([chosen.image_index[:, None].to(chosen.frames), chosen.frames], 1)
-        size = self.config.roi_size
+        size, samples = self.config.roi_size, self.config.roi_samples
         features = roi_align(  # R: (M, c, r, r)
-            maps.float(), rois, size, 1 / self.fusion.stride, sampling_ratio=2, aligned=True
+            maps.float(), rois, size, 1 / self.fusion.stride, sampling_ratio=samples, aligned=True
         ).to(maps.dtype)
         queries = chosen.queries
         for index in range(self.config.box_layers):

@@ -45,7 +45,10 @@ _CONVNEXT = MaskNetworkConfig(
     image_layers=1,
     box_encoder="convnext",
     box_activation="relu",
+    box_norm="batch",
+    box_pyramid=True,
     roi_size=16,
+    roi_samples=1,
     mask_scoring=False,
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.processes import on_main
 from mask_frozen_detr.model import MaskFrozenDetr
+from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.training.config import TrainConfig, of_any_age
 from mask_frozen_detr.training.digests import digest_data
 from mask_frozen_detr.training.samples import TrainingData
@@ -67,6 +68,8 @@ class RunRecord:
         try:
             parts = {key: dict(saved[key]) for key in ("network", "training", "data", "detector")}
             parts["training"] = of_any_age(parts["training"])
+            # A network without a part that came later is one with that part's default.
+            parts["network"] = {**asdict(MaskNetworkConfig()), **parts["network"]}
             return cls(
                 int(saved["steps"]),
                 **parts,
