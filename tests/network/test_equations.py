@@ -190,7 +190,7 @@ def test_equation_9_box_feature_encoder():
 
 @pytest.mark.parametrize(("layers", "strides"), [(1, [1]), (2, [2, 1]), (4, [4, 4, 2, 1])])
 def test_a_pyramid_of_box_layers(layers, strides):
-    """A layer sees means of stride × stride cells, and what it changes is spread over them."""
+    """A layer sees means of stride × stride cells, and what it adds is spread over them."""
     config = MaskNetworkConfig(
         box_encoder="convnext", box_layers=layers, box_norm="batch", box_pyramid=True, roi_size=8, mask_scoring=False
     )

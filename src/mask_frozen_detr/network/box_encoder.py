@@ -43,8 +43,8 @@ class DeformableBoxEncoder(nn.Module):
 class MapBoxEncoder(nn.Module):
     """Layers that take maps as they are: Swin's, ConvNeXt's, or none at all (equation 3).
 
-    pyramid: each layer but the last sees means of several cells, and what it changes is spread over them (not in the
-    paper).
+    pyramid: each ConvNeXt layer but the last sees means of several cells, and what it adds is spread over them (not in
+    the paper).
     """
 
     def __init__(self, layers: Iterable[nn.Module], pyramid: bool = False):
@@ -61,8 +61,8 @@ class MapBoxEncoder(nn.Module):
         layer, stride = self.layers[index], self.strides[index]
         if stride == 1:
             return layer(boxes)
-        coarse = F.avg_pool2d(boxes, stride)
-        change = layer(coarse) - coarse
+        assert isinstance(layer, ConvNeXtLayer | BatchNormConvNeXtLayer)
+        change = layer.change(F.avg_pool2d(boxes, stride))
         return boxes + F.interpolate(change, scale_factor=float(stride), mode="bilinear", align_corners=False)
 
 

@@ -30,13 +30,19 @@ class ConvNeXtLayer(nn.Module):
         return self._block(maps) if valid is None else self._block(maps * valid) * valid
 
     def _block(self, maps: Tensor) -> Tensor:
-        """`CNBlock.forward` with its cells as one list: exported, a product and its bias are then one operator."""
+        return maps + self.change(maps)
+
+    def change(self, maps: Tensor) -> Tensor:
+        """What the layer adds to maps without padding, as `CNBlock.forward` computes it.
+
+        Its cells are one list: exported, a product and its bias are then one operator.
+        """
         convolution, _, *perceptron, _ = self.block.block
         cells = convolution(maps).permute(0, 2, 3, 1)  # (B, h, w, C)
         shape, cells = cells.shape, cells.flatten(0, 2)
         for layer in perceptron:
             cells = layer(cells)
-        return maps + self.block.layer_scale * cells.view(shape).permute(0, 3, 1, 2)
+        return self.block.layer_scale * cells.view(shape).permute(0, 3, 1, 2)
 
 
 class BatchNormConvNeXtLayer(nn.Module):
@@ -57,11 +63,15 @@ class BatchNormConvNeXtLayer(nn.Module):
         self.down = nn.Conv2d(4 * width, width, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) → (B, C, h, w). Statistics are those of all B, which may be none, while it learns."""
+        """(B, C, h, w) → (B, C, h, w)."""
+        return maps + self.change(maps)
+
+    def change(self, maps: Tensor) -> Tensor:
+        """What the layer adds. Statistics are those of all B, which may be none, while it learns."""
         if maps.device.type == "cpu":  # as above
             maps = maps.contiguous(memory_format=torch.channels_last)
         seen = self.norm(self.depthwise(maps)) if self.training and len(maps) else self._normed(maps)
-        return maps + self.down(self.activation(self.up(seen)))
+        return self.down(self.activation(self.up(seen)))
 
     def _normed(self, maps: Tensor) -> Tensor:
         """The convolution and, as part of it, the normalisation by what was learned."""
