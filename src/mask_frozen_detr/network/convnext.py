@@ -25,8 +25,7 @@ class ConvNeXtLayer(nn.Module):
 
     def forward(self, maps: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, C, h, w) → (B, C, h, w). valid: (B, 1, h, w), False at padding, kept zero as at an image's own border."""
-        if maps.device.type == "cpu":  # its depth-wise convolution learns in half the time, and nothing is permuted
-            maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = _channels_last(maps)
         return self._block(maps) if valid is None else self._block(maps * valid) * valid
 
     def _block(self, maps: Tensor) -> Tensor:
@@ -68,8 +67,7 @@ class BatchNormConvNeXtLayer(nn.Module):
 
     def change(self, maps: Tensor) -> Tensor:
         """What the layer adds. Statistics are those of all B, which may be none, while it learns."""
-        if maps.device.type == "cpu":  # as above
-            maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = _channels_last(maps)
         seen = self.norm(self.depthwise(maps)) if self.training and len(maps) else self._normed(maps)
         return self.down(self.activation(self.up(seen)))
 
@@ -81,3 +79,8 @@ class BatchNormConvNeXtLayer(nn.Module):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         filters, bias = self.depthwise.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
         return F.conv2d(maps, filters, bias, padding=3, groups=len(filters))
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """On a CPU a depth-wise convolution learns in half the time so, and nothing is permuted."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.device.type == "cpu" else maps

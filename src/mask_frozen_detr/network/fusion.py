@@ -47,6 +47,8 @@ class Neck(nn.Module):
         ever made.
         """
         assert self.conv.bias is not None
+        learned = (self.conv.weight.flatten(1), self.conv.bias, self.norm.weight, self.norm.bias, mapper)
+        filters, bias, gain, shift, mapper = (weights.to(stem.dtype) for weights in learned)  # filters: (d, C)
         cells = stem.flatten(2)  # (B, C, h·w)
         count: Tensor | int = cells.shape[2]
         if valid is None:
@@ -58,13 +60,13 @@ class Neck(nn.Module):
             mean = (cells * inside).sum(2, keepdim=True) / count
             centred = (cells - mean) * inside
         covariance = centred @ centred.transpose(1, 2) / count  # (B, C, C)
-        filters, groups = self.conv.weight.flatten(1), (self.norm.num_groups, -1)  # (d, C)
-        means = ((filters @ mean)[:, :, 0] + self.conv.bias).unflatten(1, groups)  # of what `conv` gives
+        groups = (self.norm.num_groups, -1)
+        means = ((filters @ mean)[:, :, 0] + bias).unflatten(1, groups)  # of what `conv` gives
         variances = ((filters @ covariance) * filters).sum(2).unflatten(1, groups)
         offsets = means - means.mean(2, keepdim=True)
         scale = (variances + offsets.square()).mean(2, keepdim=True).add(self.norm.eps).rsqrt()
-        scale = scale.expand_as(offsets).flatten(1) * self.norm.weight  # (B, d)
-        offsets = offsets.flatten(1) * scale + self.norm.bias
+        scale = scale.expand_as(offsets).flatten(1) * gain  # (B, d)
+        offsets = offsets.flatten(1) * scale + shift
         maps = mapper * scale[:, None] @ filters @ centred + (offsets @ mapper.T)[:, :, None]
         maps = maps.unflatten(2, stem.shape[2:])
         return maps if valid is None else maps * valid[:, None]
