@@ -50,7 +50,7 @@ class Options:
     batch: int = 1
     threads: int = 2  # torch's
     overlay_format: OverlayFormat = "png"
-    workers: int = -1  # threads that read and draw beside the model's
+    workers: int = -1  # as of `predict`: -1 chooses processes of a core each where they pay
     rounds: int = 3
     quiet: float = 0.05  # share of the cores that other programs may take in a round that counts
     score_threshold: float = 0.3
@@ -83,10 +83,15 @@ class Spent:
 
     @classmethod
     def by(cls, work: Callable[[], Any]) -> "Spent":
-        began, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+        began, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
         work()
-        wall, busy, own = time.perf_counter() - began, busy_seconds() - busy, time.process_time() - own
+        wall, busy, own = time.perf_counter() - began, busy_seconds() - busy, own_seconds() - own
         return cls(wall, own, round(max(0.0, busy - own) / wall / (os.cpu_count() or 1), 3))
+
+
+def own_seconds() -> float:
+    """Of this process, and of those which it began and which have ended."""
+    return sum(os.times()[:4])
 
 
 def busy_seconds() -> float:

@@ -226,7 +226,7 @@ def test_a_loading_process_that_is_killed_is_one_line(baseline, scenes, monkeypa
         return real_call(self, image, resize)
 
     monkeypatch.setattr(target, "__call__", be_killed)
-    with pytest.raises(UserError, match=r"a process that loads pictures was killed.*fewer --workers") as told:
+    with pytest.raises(UserError, match=r"a process that works on pictures was killed.*fewer --workers") as told:
         evaluate(baseline, scenes[1], workers=1)
     assert str(told.value).startswith(str(scenes[1].images[2].path))
     assert "\n" not in str(told.value)

@@ -21,6 +21,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
+from mask_frozen_detr.machine.forks import MOST, can_fork
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.results.box_inputs import call_by, check_boxes, find_labels
 from mask_frozen_detr.results.given_boxes import look_into_boxes
@@ -258,11 +259,19 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
     def device(self) -> torch.device:
         return next(self.detector.parameters()).device
 
-    def side_by_side(self, batch: int) -> "list[Predictor[torch.Tensor]]":
-        """On a CPU with threads for two pictures, where these are small, a copy that shares the weights."""
+    def forks(self, batch: int) -> int:
+        """One for each of torch's threads on a CPU, where pictures are small."""
+        return min(torch.get_num_threads(), MOST) if can_fork() and self._leaves_threads_idle(batch) else 0
+
+    def _leaves_threads_idle(self, batch: int) -> bool:
+        """Whether a batch is too small to keep all threads of a CPU busy."""
         preprocessing = self.preprocessing
         height, width = preprocessing.edges if preprocessing.resizes_freely else preprocessing.probe_size()
-        if self.device.type != "cpu" or torch.get_num_threads() < LANES or batch * height * width > SMALL:
+        return self.device.type == "cpu" and torch.get_num_threads() >= LANES and batch * height * width <= SMALL
+
+    def side_by_side(self, batch: int) -> "list[Predictor[torch.Tensor]]":
+        """On a CPU with threads for two pictures, where these are small, a copy that shares the weights."""
+        if not self._leaves_threads_idle(batch):
             return [self]
         shared = {id(one): one for one in (*self.parameters(), *self.buffers(), self.detector.info)}
         try:

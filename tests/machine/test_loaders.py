@@ -48,7 +48,7 @@ def raising_handler():
 def test_a_death_is_told_with_the_next_picture():
     loaded = Watched(Numbers(deadly=1), PATHS, 1).load("do less", batch_size=None)
     assert next(loaded) == 0
-    with pytest.raises(UserError, match=r"1\.jpg: a process that loads pictures was killed.*do less"):
+    with pytest.raises(UserError, match=r"1\.jpg: a process that works on pictures was killed.*do less"):
         list(loaded)
     os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)  # another child's end calls the handler
 

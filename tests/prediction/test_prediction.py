@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -123,28 +125,66 @@ def test_pictures_side_by_side_are_those_one_after_the_other(half, model, photos
     with torch.autocast("cpu", enabled=half):
         predict_files(model, [photos], tmp_path / "alone", THRESHOLD)
         assert seen == {id(model): {1}}
-        torch.set_num_threads(2)
-        try:
-            predict_files(model, [photos], tmp_path / "two", THRESHOLD)
+        with two_threads():
+            predict_files(model, [photos], tmp_path / "two", THRESHOLD, workers=2)
             assert torch.get_num_threads() == 2
-        finally:
-            torch.set_num_threads(1)
     assert len(seen) == 2
     assert set().union(*seen.values()) == {1}
-    assert {name: (tmp_path / "two" / name).read_bytes() for name in names(tmp_path / "two")} == {
-        name: (tmp_path / "alone" / name).read_bytes() for name in names(tmp_path / "alone")
-    }
+    assert contents(tmp_path / "two") == contents(tmp_path / "alone")
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_pictures_in_forked_processes_are_those_one_after_the_other(half, model, photos, tmp_path):
+    with torch.autocast("cpu", enabled=half):
+        predict_files(model, [photos], tmp_path / "alone", THRESHOLD)
+        with two_threads():
+            predict_files(model, [photos], tmp_path / "two", THRESHOLD)
+    assert contents(tmp_path / "two") == contents(tmp_path / "alone")
+
+
+def test_who_is_forked(model, monkeypatch):
+    """Not with one thread, not with large batches, not where a system has no safe fork."""
+    assert model.forks(1) == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert model.forks(1) == 3
+    assert model.forks(1000) == 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert model.forks(1) == 16
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert model.forks(1) == 0
+
+
+def test_a_full_disk_of_a_forked_process(model, photos, tmp_path, monkeypatch):
+    def fail(source: Path, target: Path) -> None:
+        if target.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.rename(source, target)
+
+    monkeypatch.setattr("mask_frozen_detr.machine.files.os.replace", fail)
+    with two_threads(), pytest.raises(UserError, match=r"a\.png: cannot be written: No space left on device"):
+        predict_files(model, [photos], tmp_path / "out", THRESHOLD)
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names(folder)}
 
 
 def test_who_computes_side_by_side(model):
     """Not one thread, not large batches; the copy has the model's own weights."""
     assert model.side_by_side(1) == [model]
-    torch.set_num_threads(2)
-    try:
+    with two_threads():
         one, other = model.side_by_side(1)
         assert model.side_by_side(1000) == [model]
-    finally:
-        torch.set_num_threads(1)
     assert one is model
     assert other.detector.model is not model.detector.model
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
@@ -153,11 +193,8 @@ def test_who_computes_side_by_side(model):
 
 def test_a_model_that_cannot_be_copied_computes_alone(model, monkeypatch):
     monkeypatch.setattr(type(model.detector), "__deepcopy__", lambda self, memo: 1 / 0, raising=False)
-    torch.set_num_threads(2)
-    try:
+    with two_threads():
         assert model.side_by_side(1) == [model]
-    finally:
-        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch", 0), ("workers", -2)])

@@ -97,7 +97,7 @@ def test_a_loading_process_that_is_killed_is_one_line(squashing, scenes, tiny_ne
 
     monkeypatch.setattr("mask_frozen_detr.training.samples.open_picture", be_killed)
     config = replace(CONFIG, iterations=20, batch=1, workers=1)
-    expected = r"a process that loads pictures was killed.*fewer --workers.*--resume"
+    expected = r"a process that works on pictures was killed.*fewer --workers.*--resume"
     with pytest.raises(UserError, match=expected) as told:
         train(build(squashing, tiny_network), scenes[0], None, tmp_path / "run", config, quiet=True)
     assert str(told.value).startswith(f"{note.read_text()}: ")

@@ -1,4 +1,4 @@
-"""Loading processes that are killed: mostly by a system that has no memory left.
+"""Processes that load pictures, or work on them, and are killed: mostly by a system that has no memory left.
 
 PyTorch tells of it from a signal's handler, which raises wherever the main process is just then, and not of what the
 process was at. Here it is told where the next pictures are waited for, with the pictures.
@@ -56,8 +56,8 @@ class Watched(Dataset[Item], Generic[Item]):
                 raise
             at = [printable(str(self.paths[number])) for number in self.at.tolist() if number >= 0]
             raise UserError(
-                f"{shorten(at) or 'before the first picture'}: a process that loads pictures was killed while it was "
-                f"there ({reason(error)}); mostly the machine has no memory left: {remedy}"
+                f"{shorten(at) or 'before the first picture'}: a process that works on pictures was killed while it "
+                f"was there ({reason(error)}); mostly the machine has no memory left: {remedy}"
             ) from error
         finally:
             if not died:  # else the signal may still be on its way, and `before` may be PyTorch's

@@ -15,6 +15,7 @@ from PIL import Image
 from mask_frozen_detr.data.images import find_images, read_image
 from mask_frozen_detr.errors import UserError, about, check_choice, check_number, printable, reason
 from mask_frozen_detr.machine.flow import Flow
+from mask_frozen_detr.machine.forks import ForkedFlow
 from mask_frozen_detr.machine.lanes import in_precision_of_now, shared_threads
 from mask_frozen_detr.machine.locks import FolderLock
 from mask_frozen_detr.machine.processes import on_main, processes, usable_cores
@@ -98,8 +99,9 @@ def predict_files(
     formats: what else to write, each into a folder of its name, see `results.exports`; made anew of all that is known
     whenever a call ends well. classes: names of those to look for, None as `MaskFrozenDetr.predict` takes it.
     batch: pictures that the model takes at once. workers: threads that read and draw while it computes; -1 chooses by
-    the machine, 0 does one after the other. Unless it is 0 a model on a CPU may see several small batches at once, each
-    on its share of torch's threads (`Predictor.side_by_side`); where each has a core, -1 lets it read and draw as well.
+    the machine, 0 does one after the other. On a CPU -1 lets processes of a core each do all of it where these can be
+    forked (`Predictor.forks`); else, unless it is 0, the model may see several small batches at once, each on its share
+    of torch's threads (`Predictor.side_by_side`), and where each has a core -1 lets it read and draw as well.
 
     Called again it goes on: what is done is kept as long as picture, model and settings are the same. A picture on
     which anything fails is named and left out. Nothing is replaced that `predict` did not write, and nothing that it
@@ -151,11 +153,13 @@ def _predict_all(
     root = _root(inputs, [*paths, *files.pictures])
     problems = problems if state.is_main_process else []
     # By all pictures, not those that are due: what an interrupted call left comes out as it would have then.
-    models = model.side_by_side(batch) if workers and len(paths) > batch else [model]
-    flow = _flow(models, names, options, batch, _threads(workers, len(models)))
+    several = len(paths) > batch
+    forks = model.forks(batch) if workers < 0 and several and state.num_processes == 1 else 0
+    models = model.side_by_side(batch) if workers and several and not forks else [model]
+    flow = _flow(models, names, options, batch, 0 if forks else _threads(workers, len(models)))
     try:
         with shared_threads(len(models)):
-            new = _predict_due(flow, paths, due, files, root, problems)
+            new = _predict_due(ForkedFlow(flow, forks) if forks else flow, paths, due, files, root, problems)
     except BaseException:
         with contextlib.suppress(UserError):  # the first error is the one to tell
             files.save(root, paths)
@@ -205,7 +209,7 @@ def _due(
 
 
 def _predict_due(
-    flow: Flow[Path, _Read, Instances, Predicted],
+    flow: Flow[Path, _Read, Instances, Predicted] | ForkedFlow[Predicted],
     paths: Sequence[Path],
     due: Sequence[int],
     files: PredictionFiles,

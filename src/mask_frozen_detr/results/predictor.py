@@ -78,6 +78,13 @@ class Predictor(ABC, Generic[Pixels]):
         """
         return [self]
 
+    def forks(self, batch: int) -> int:
+        """How many forked processes, each with a core, take less time together than this one with all of them.
+
+        batch: pictures that each takes at once. 0, the default: it may not be forked, or gains nothing.
+        """
+        return 0
+
     @property
     def class_names(self) -> list[str]:
         """The detector's class names; of those without, what the run's training data calls them ("" if unknown)."""
