@@ -91,7 +91,8 @@ class Spent:
 
 def own_seconds() -> float:
     """Of this process, and of those which it began and which have ended."""
-    return sum(os.times()[:4])
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
 
 
 def busy_seconds() -> float:

@@ -46,7 +46,8 @@ class Predict:
     probability_maps: bool = False
     # Pictures that the model takes at once: more are faster on a GPU, and need its memory.
     batch: int = 1
-    # Threads that read and draw pictures while the model computes; -1 chooses by the machine.
+    # Threads that read and draw pictures while the model computes; -1 chooses by the machine, on a CPU under Linux
+    # processes of a core each that do all of it.
     workers: int = -1
     # Font file for the labels; by default the system's are searched for letters that Pillow's own font lacks.
     font: Path | None = None
