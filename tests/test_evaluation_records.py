@@ -30,7 +30,7 @@ def test_json_and_table(measured_baseline, tmp_path):
     assert set(saved) == {
         *("model", "split", "format", "box", "mask", "by_class", "images", "images_in_all", "left_out", "seconds"),
         *("categories_without_class", "classes", "problems", "max_detections", "score_threshold", "scorer"),
-        *("supervision", "notes"),
+        *("supervision", "notes", "mirror"),
     }
     assert list(saved["box"]) == list(saved["mask"]) == list(METRICS)
     assert saved["box"]["APl"] is None, "no object is as large: null, for JSON has no nan"

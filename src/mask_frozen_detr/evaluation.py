@@ -172,6 +172,7 @@ def measure(
         categories_without_class=list(classes.unmatched_categories),
         max_detections=max_detections,
         score_threshold=score_threshold,
+        mirror=model.mirror,
         supervision=f"masks: {model.supervised}" if model.supervised else "",
         scorer=scorer_name(),
     )

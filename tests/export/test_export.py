@@ -156,8 +156,9 @@ def test_the_command_line_predicts_with_it(exported, tmp_path, capfd):
     arguments = ["predict", str(exported), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--score-threshold", "0.0"]) == 0
     assert "30 instances in 1 pictures" in capfd.readouterr().out
-    assert main([*arguments, "--precision", "bf16"]) == 2
-    assert "but an exported model computes as it was exported" in capfd.readouterr().err
+    for option in (["--precision", "bf16"], ["--mirror"]):
+        assert main([*arguments, *option]) == 2
+        assert "but an exported model computes as it was exported" in capfd.readouterr().err
 
 
 # --- what it does not take ---

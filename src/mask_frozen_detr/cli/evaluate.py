@@ -61,6 +61,8 @@ class Evaluate:
     precision: Precision = "fp32"
     # Runs an exported folder: onnxruntime, the default, or openvino.
     runtime: Runtime | None = None
+    # Look twice, the second time in the mirror: better masks, the same boxes, twice the time.
+    mirror: bool = False
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
     # The classes of a bare detector that takes text, as "cat. dog."
@@ -96,6 +98,7 @@ class Evaluate:
             self.roi_align,
             self.stem,
             self.runtime,
+            self.mirror,
         )
         data = load_split(
             self.data,

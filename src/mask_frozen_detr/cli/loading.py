@@ -29,6 +29,7 @@ def load_predictor(
     roi_align: bool = True,
     stem: bool | None = None,
     runtime: "Runtime | None" = None,
+    mirror: bool = False,
 ) -> "tuple[Predictor, AbstractContextManager[None]]":
     """Loads a run like `load_model`, or an exported folder; gives the context in which it computes as well.
 
@@ -43,7 +44,7 @@ def load_predictor(
         options: dict[str, Any] = {"detector": detector, "revision": revision, "prompt": prompt}
         options |= {"device": None if device == "cpu" else device}
         options |= {"precision": None if precision in ("auto", "fp32") else precision}
-        options |= {"roi-align": None if roi_align else roi_align, "stem": stem}
+        options |= {"roi-align": None if roi_align else roi_align, "stem": stem, "mirror": mirror or None}
         for option, value in options.items():
             if value is not None:
                 raise UserError(
@@ -55,6 +56,7 @@ def load_predictor(
     if runtime is not None:
         raise UserError(f"runtime: found {runtime!r}, but {name} is no exported model: torch runs it")
     model = load_model(name, detector, device, revision, prompt, roi_align, stem)
+    model.mirror = mirror
     return model, autocast(precision, model.device)
 
 

@@ -57,6 +57,8 @@ class Predict:
     precision: Precision = "fp32"
     # Runs an exported folder: onnxruntime, the default, or openvino.
     runtime: Runtime | None = None
+    # Look twice, the second time in the mirror: better masks, the same boxes, twice the time.
+    mirror: bool = False
     # Where the run's detector lies now, if it has moved.
     detector: str | None = None
     # The classes of a bare detector that takes text, as "cat. dog."
@@ -87,6 +89,7 @@ class Predict:
             self.prompt,
             self.precision,
             runtime=self.runtime,
+            mirror=self.mirror,
         )
         classes = None if self.classes is None else split_words(self.classes)
         reports: list[str] = []

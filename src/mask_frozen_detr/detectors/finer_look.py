@@ -37,6 +37,11 @@ class FinerLook(Preprocessing):
         """RGB image → (15, h, w): three channels of the detector's look, twelve of the finer one."""
         return torch.cat([self.look(image), F.pixel_unshuffle(self._finer(image), FINER)])
 
+    def mirror(self, pixels: Tensor) -> Tensor:
+        """(…, 15, h, w) → the same of the pictures in the mirror: within a cell, too, left and right change."""
+        detectors, finer = pixels[..., :3, :, :], F.pixel_shuffle(pixels[..., 3:, :, :], FINER)
+        return torch.cat([detectors.flip(-1), F.pixel_unshuffle(finer.flip(-1), FINER)], -3)
+
     def probe_size(self) -> tuple[int, int]:
         return self.look.probe_size()
 

@@ -42,6 +42,10 @@ class Preprocessing(ABC):
     def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
         """RGB image → (3, h, w) float tensor, without padding."""
 
+    def mirror(self, pixels: Tensor) -> Tensor:
+        """(…, C, h, w) as it makes them of pictures → as it would make them of the pictures in the mirror."""
+        return pixels.flip(-1)
+
     @abstractmethod
     def probe_size(self) -> tuple[int, int]:
         """A small (H, W) the detector accepts, to read its shapes from."""

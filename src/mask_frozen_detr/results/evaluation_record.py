@@ -64,6 +64,7 @@ class Evaluation:
     score_threshold: float = 0.0  # class scores at most this were left out
     notes: dict[str, int] = field(default_factory=dict)  # what of the data was mended or is odd but used, counted
     supervision: str = ""  # how the masks were learned, where not from drawn ones alone
+    mirror: bool = False  # masks are the mean with a look in the mirror
     scorer: str = "hotcoco"  # library and version
     format: int = FORMAT
 
@@ -90,6 +91,7 @@ class Evaluation:
             "max_detections": self.max_detections,
             "score_threshold": self.score_threshold,
             "supervision": self.supervision,
+            "mirror": self.mirror,
             "scorer": self.scorer,
         }
 
@@ -117,6 +119,7 @@ class Evaluation:
             row("mask", self.mask),
             self.coverage(),
             *([self.supervision] if self.supervision else []),
+            *(["masks: the mean with a look in the mirror"] if self.mirror else []),
             *self.remarks(),
         ]
         if self.categories_without_class:
@@ -165,6 +168,7 @@ def read_evaluation(path: Path) -> Evaluation:
             "score_threshold",
             "scorer",
             "supervision",
+            "mirror",
         }
         known = {item.name for item in fields(LeftOut)}
         return Evaluation(

@@ -16,6 +16,7 @@ from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.ops.padding import extents
 from mask_frozen_detr.results.assemble import assemble
 from mask_frozen_detr.results.instances import Instances
+from mask_frozen_detr.results.mirror import mean_with_mirror
 
 
 @dataclass
@@ -81,6 +82,7 @@ def segment(
     keep_probabilities: bool = False,
     class_names: Sequence[str] | None = None,
     classes: Sequence[int] | None = None,
+    mirror: bool = False,
 ) -> list[Instances]:
     """Instances of a batch.
 
@@ -88,7 +90,7 @@ def segment(
     images, in whose pixels boxes and masks are given. Detections whose class score is not above `score_threshold` are
     dropped before masks are made; the final score, at most the class score, is left to the caller to threshold.
     class_names: of a run whose training data names more of them than the detector does. classes: indices of those that
-    are looked for, None for all.
+    are looked for, None for all. mirror: masks are the mean with a second look, see `results.mirror`.
     Raises FloatingPointError where scores, boxes or masks are not numbers.
     """
     detections = detector(pixel_values, pixel_mask)
@@ -99,6 +101,9 @@ def segment(
     if not len(query_index):
         return [Instances.empty(height, width) for height, width in sizes]
     output = network(detections, pixel_mask, image_index, query_index)
+    if mirror:
+        chosen = (image_index, query_index)
+        output = mean_with_mirror(detector, network, pixel_values, pixel_mask, detections, *chosen, output)
     masks = output.logits.float().sigmoid().cpu().numpy()
     original = torch.tensor([(width, height) for height, width in sizes])
     scale = (original / extents(pixel_mask).cpu()).repeat(1, 2)[image_index]  # (M, 4): padded input to original image

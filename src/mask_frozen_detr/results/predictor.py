@@ -29,12 +29,13 @@ class Predictor(ABC, Generic[Pixels]):
 
     classes: how the data of the training calls the detector's classes; None where it is not known. held_out: which of
     its images were kept for val, where it had no val split. max_detections: detections an image where nothing else is
-    asked for: what the run was trained with.
+    asked for: what the run was trained with. mirror: masks are the mean with a look in the mirror.
     """
 
     classes: RunClasses | None
     held_out: HeldOut | None
     max_detections: int
+    mirror: bool = False
 
     @property
     @abstractmethod
