@@ -246,3 +246,9 @@ def test_a_full_disk(code, model, photos, tmp_path, monkeypatch):
         predict_files(model, [photos], tmp_path / "out", THRESHOLD, workers=0)
     assert names(tmp_path / "out") == {"a.png"} | OWN, "what was written is whole; nothing unfinished"
     assert [image["file_name"] for image in read(tmp_path / "out")["images"]] == ["a.jpg"]
+
+
+def test_a_format_of_overlays_that_nobody_draws(photos, tmp_path, refused):
+    arguments = ["predict", "no-run", photos, "--output", tmp_path / "out", "--overlay-format", "jpg", "--no-overlays"]
+    assert "--overlay-format jpg: found --no-overlays" in refused(*arguments)
+    assert "no-run" in refused(*arguments, "--probability-maps"), "which are drawn"

@@ -85,7 +85,7 @@ def test_boxes_and_classes_stay_and_the_fingerprint_tells(model, photo):
 
 def test_evaluations_tell_of_it(model, scenes, tiny_run, scenes_folder, tmp_path, capfd):
     assert main(["evaluate", str(tiny_run), str(scenes_folder), "--mirror", "--json", str(tmp_path / "e.json")]) == 0
-    assert "masks: the mean with a look in the mirror" in capfd.readouterr().out
+    assert "masks: each the mean with one of a look in the mirror" in capfd.readouterr().out
     assert read_evaluation(tmp_path / "e.json").mirror
     plain = evaluate(model, scenes[1])
     assert not plain.mirror

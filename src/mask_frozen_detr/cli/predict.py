@@ -121,6 +121,8 @@ class Predict:
         """Raises UserError for an option that none of what is given has a use for."""
         from mask_frozen_detr.prediction.films import SUFFIXES
 
+        if self.overlay_format != "png" and not (self.overlays or self.probability_maps):
+            raise UserError(f"--overlay-format {self.overlay_format}: found --no-overlays, with which none is drawn")
         if self.track and not films:
             raise UserError(f"--track: found no film among the pictures, expected one of {', '.join(SUFFIXES)}")
         of_pictures = {

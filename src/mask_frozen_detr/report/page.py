@@ -66,8 +66,8 @@ def _summary(measured: Measured | None, history: History) -> str:
                 cards.append(card(named, f"{last[key]:.{places}f}"))
     said = "" if measured is not None else "<p>Nothing was measured: this run has no val split.</p>"
     if measured is not None:
-        lines = [measured.evaluation.coverage(), measured.evaluation.supervision]
-        said += "".join(f'<p class="quiet">{page_text(line)}</p>' for line in lines if line)
+        lines = [measured.evaluation.coverage(), *measured.evaluation.manner()]
+        said += "".join(f'<p class="quiet">{page_text(line)}</p>' for line in lines)
     if history.best_step is not None and history.metrics and history.best_step != history.last_step:
         best = history.best
         value = "" if best is None else f": mask AP {figure_text(best.mask['AP'])} of {best.images:,} images"

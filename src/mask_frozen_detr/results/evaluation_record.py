@@ -99,6 +99,11 @@ class Evaluation:
         """What was left out and what else is to be known of the data, a line for each kind that occurred."""
         return [*self.left_out.lines(), *(f"note: {count} × {printable(what)}" for what, count in self.notes.items())]
 
+    def manner(self) -> list[str]:
+        """How masks were learned, where not from drawn ones alone, and made, where not with one look."""
+        mirror = "masks: each the mean with one of a look in the mirror" if self.mirror else ""
+        return [line for line in (self.supervision, mirror) if line]
+
     def coverage(self) -> str:
         """Says of how many images the figures are, and how many detections of each they count."""
         of = f"{self.images} of {self.images_in_all} images" if self.images_in_all is not None else "images not counted"
@@ -118,8 +123,7 @@ class Evaluation:
             row("box", self.box),
             row("mask", self.mask),
             self.coverage(),
-            *([self.supervision] if self.supervision else []),
-            *(["masks: the mean with a look in the mirror"] if self.mirror else []),
+            *self.manner(),
             *self.remarks(),
         ]
         if self.categories_without_class:
