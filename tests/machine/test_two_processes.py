@@ -55,6 +55,7 @@ def one_of_them(arguments: list[str], environment: dict[str, str], shown: Path, 
     """What a child does; its output goes to a file, without that of libraries, which they give in every process."""
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("error", module="mask_frozen_detr")  # of what this project calls, and how
     if dies_at:
         original, calls = step.step_losses, iter(range(1, dies_at))
 

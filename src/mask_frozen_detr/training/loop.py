@@ -6,10 +6,12 @@ goes on to the weights it would have had: on a CPU to the very bit, on a GPU up 
 additions round.
 """
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import reduce, set_seed
@@ -40,6 +42,10 @@ from mask_frozen_detr.training.state import LOSS_KEYS, REMEDY, RunState
 from mask_frozen_detr.training.step import TrainingStep
 
 __all__ = ["LOSS_KEYS", "TrainConfig", "train"]
+
+# Steps do not hand buffers round; torch 2.14 has a name of its own for that, and warns of the old one.
+NEWER = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+BUFFERS_STAY: dict[str, Any] = {"forward_sync_buffers" if NEWER else "broadcast_buffers": False}
 
 
 def train(
@@ -191,7 +197,7 @@ def _shared_out(model: MaskFrozenDetr, config: TrainConfig, device: torch.device
     return DistributedDataParallel(
         step,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        **BUFFERS_STAY,
         find_unused_parameters=config.finetune != "none",  # which heads take part in its losses is a detector's affair
     )
 
