@@ -22,6 +22,7 @@ from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
 from mask_frozen_detr.machine.forks import MOST, can_fork
+from mask_frozen_detr.machine.processes import usable_cores
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.results.box_inputs import call_by, check_boxes, find_labels
 from mask_frozen_detr.results.given_boxes import look_into_boxes
@@ -262,8 +263,9 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
         return next(self.detector.parameters()).device
 
     def forks(self, batch: int) -> int:
-        """One for each of torch's threads on a CPU, where pictures are small."""
-        return min(torch.get_num_threads(), MOST) if can_fork() and self._leaves_threads_idle(batch) else 0
+        """One for each of torch's threads that has a core, on a CPU, where pictures are small."""
+        threads = min(torch.get_num_threads(), usable_cores())
+        return min(threads, MOST) if can_fork() and self._leaves_threads_idle(batch) else 0
 
     def _leaves_threads_idle(self, batch: int) -> bool:
         """Whether a batch is too small to keep all threads of a CPU busy."""
