@@ -90,3 +90,7 @@ def test_evaluations_tell_of_it(model, scenes, tiny_run, scenes_folder, tmp_path
     plain = evaluate(model, scenes[1])
     assert not plain.mirror
     assert "mirror" not in plain.table()
+
+
+def test_masks_of_the_whole_picture_have_no_look_in_the_mirror(squashing_folder, scenes_folder, refused):
+    assert "RoIAlign" in refused("evaluate", squashing_folder, scenes_folder, "--no-roi-align", "--mirror")

@@ -52,11 +52,14 @@ def load_predictor(
                 )
         return OnnxModel(name, runtime or "onnxruntime"), nullcontext()
     from mask_frozen_detr.machine.precision import autocast
+    from mask_frozen_detr.results.mirror import check_mirror
 
     if runtime is not None:
         raise UserError(f"runtime: found {runtime!r}, but {name} is no exported model: torch runs it")
     model = load_model(name, detector, device, revision, prompt, roi_align, stem)
-    model.mirror = mirror
+    if mirror:
+        check_mirror(model.network)
+        model.mirror = True
     return model, autocast(precision, model.device)
 
 

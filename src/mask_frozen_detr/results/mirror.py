@@ -11,9 +11,16 @@ import torch
 from torch import Tensor
 
 from mask_frozen_detr.detectors.base import Detections, FrozenDetector
+from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.network import MaskNetwork
 from mask_frozen_detr.network.mask_network import MaskOutput
 from mask_frozen_detr.ops.padding import extents
+
+
+def check_mirror(network: MaskNetwork) -> None:
+    """Raises UserError for a network whose masks cover the padded picture: in the mirror its cells lie elsewhere."""
+    if not network.config.roi_align:
+        raise UserError("mirror: found a mask network without RoIAlign, expected one whose masks cover a box each")
 
 
 def mean_with_mirror(
@@ -29,8 +36,10 @@ def mean_with_mirror(
     """What `network` said of M queries at a first look, and what it says in the mirror: the mean of the two.
 
     pixel_values (B, C, H, W), pixel_mask (B, H, W), image_index and query_index (M,): those of `first`, which was made
-    of `detections`. Logits are those of the mean probability; predicted IoUs (M, K) are averaged.
+    of `detections`. Logits are those of the mean probability; predicted IoUs (M, K) are averaged. Raises UserError as
+    `check_mirror` does.
     """
+    check_mirror(network)
     turned = torch.zeros_like(pixel_values)
     for b, (width, height) in enumerate(extents(pixel_mask).tolist()):  # what is padded stays right and below
         turned[b, :, :height, :width] = detector.info.preprocessing.mirror(pixel_values[b, :, :height, :width])
