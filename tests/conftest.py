@@ -135,6 +135,14 @@ def family_detector(family_folder) -> Callable[[TinyModel], TransformersDetector
 
 
 @pytest.fixture
+def double():
+    """Tensors are float64 where nothing else is said."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def photos(scenes, tmp_path) -> Path:
     """A folder of three pictures of three kinds."""
     folder = tmp_path / "photos"

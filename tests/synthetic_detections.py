@@ -11,6 +11,10 @@ from mask_frozen_detr.detectors.base import Detections, DetectorShapes
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig
 
 
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def draw_detections(
     shapes: DetectorShapes, size: tuple[int, int], queries: int, generator: torch.Generator
 ) -> Detections:

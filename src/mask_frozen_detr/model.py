@@ -21,8 +21,7 @@ from mask_frozen_detr.errors import UserError
 from mask_frozen_detr.machine.checksums import hash_file
 from mask_frozen_detr.machine.devices import send
 from mask_frozen_detr.machine.files import write_folder_atomic, write_json_atomic
-from mask_frozen_detr.machine.forks import MOST, can_fork
-from mask_frozen_detr.machine.processes import usable_cores
+from mask_frozen_detr.machine.forks import forks_for
 from mask_frozen_detr.network import MaskNetwork, MaskNetworkConfig, training_free
 from mask_frozen_detr.results.box_inputs import call_by, check_boxes, find_labels
 from mask_frozen_detr.results.given_boxes import look_into_boxes
@@ -264,8 +263,7 @@ class MaskFrozenDetr(nn.Module, Predictor[torch.Tensor]):
 
     def forks(self, batch: int) -> int:
         """One for each of torch's threads that has a core, on a CPU, where pictures are small."""
-        threads = min(torch.get_num_threads(), usable_cores())
-        return min(threads, MOST) if can_fork() and self._leaves_threads_idle(batch) else 0
+        return forks_for(torch.get_num_threads()) if self._leaves_threads_idle(batch) else 0
 
     def _leaves_threads_idle(self, batch: int) -> bool:
         """Whether a batch is too small to keep all threads of a CPU busy."""

@@ -21,7 +21,7 @@ from literal_parts import (
     roi_align,
     sigmoid,
 )
-from synthetic_detections import build_network, draw_detections, scatter_parameters
+from synthetic_detections import build_network, draw_detections, randn, scatter_parameters
 
 from mask_frozen_detr.detectors.base import DetectorInfo, DetectorShapes, FrozenDetector, Identity
 from mask_frozen_detr.detectors.preprocessing import ShortestEdge
@@ -39,15 +39,7 @@ SHAPES = DetectorShapes(8, (8,), (8,), 8, 5)  # E at stride 8, C₁ at stride 4
 COUNT = 4
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def run(network: MaskNetwork, detections):

@@ -176,26 +176,23 @@ def test_what_does_not_fit_the_detector_is_refused_with_the_reason(config, shape
 # --- shortcuts ---
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("padded", [False, True])
 def test_shortcuts_change_nothing(padded):
     """The same masks and the same gradients, for less than the paper's operations."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        sizes = [(64, 96), (96, 64)]
-        alone = [draw_detections(SMALL, size, QUERIES, generator()) for size in sizes]
-        detections, pixel_mask = alone[0], torch.ones(1, *sizes[0])
-        if padded:
-            detections, pixel_mask = pad_batch(alone, sizes, (96, 96), SMALL, generator())
-        network, plain = build_network(CONFIG, SMALL), as_written(build_network(CONFIG, SMALL))
-        outputs = [one(detections, pixel_mask, *all_queries(detections)) for one in (network, plain)]
-        torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(outputs[0].iou, outputs[1].iou, rtol=1e-9, atol=1e-9)
-        for output in outputs:
-            (output.logits.square().mean() + output.iou.square().mean()).backward()
-        for (name, one), other in zip(network.named_parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-12, msg=name)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    sizes = [(64, 96), (96, 64)]
+    alone = [draw_detections(SMALL, size, QUERIES, generator()) for size in sizes]
+    detections, pixel_mask = alone[0], torch.ones(1, *sizes[0])
+    if padded:
+        detections, pixel_mask = pad_batch(alone, sizes, (96, 96), SMALL, generator())
+    network, plain = build_network(CONFIG, SMALL), as_written(build_network(CONFIG, SMALL))
+    outputs = [one(detections, pixel_mask, *all_queries(detections)) for one in (network, plain)]
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(outputs[0].iou, outputs[1].iou, rtol=1e-9, atol=1e-9)
+    for output in outputs:
+        (output.logits.square().mean() + output.iou.square().mean()).backward()
+    for (name, one), other in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-12, msg=name)
 
 
 def test_shortcuts_save_operations():

@@ -6,23 +6,14 @@ Against a literal reference, in float64.
 import pytest
 import torch
 from literal_parts import interpolate
-from synthetic_detections import scatter_parameters
+from synthetic_detections import randn, scatter_parameters
 from torch import nn
 
 from mask_frozen_detr.network import MaskNetworkConfig
 from mask_frozen_detr.network.box_encoder import build_box_encoder
 from mask_frozen_detr.network.fusion import Neck
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

@@ -155,9 +155,9 @@ def test_who_is_forked(model, monkeypatch):
     """Not with one thread, not with large batches, not where a system has no safe fork."""
     assert model.forks(1) == 0
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr("mask_frozen_detr.model.usable_cores", lambda: 2)
+    monkeypatch.setattr("mask_frozen_detr.machine.forks.usable_cores", lambda: 2)
     assert model.forks(1) == 2, "a core each"
-    monkeypatch.setattr("mask_frozen_detr.model.usable_cores", lambda: 64)
+    monkeypatch.setattr("mask_frozen_detr.machine.forks.usable_cores", lambda: 64)
     assert model.forks(1) == 3
     assert model.forks(1000) == 0
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)

@@ -35,12 +35,12 @@ class FinerLook(Preprocessing):
 
     def __call__(self, image: Image.Image, resize: bool = True) -> Tensor:
         """RGB image → (15, h, w): three channels of the detector's look, twelve of the finer one."""
-        return torch.cat([self.look(image), F.pixel_unshuffle(self._finer(image), FINER)])
+        return pack_finer(self.look(image), self._finer(image))
 
     def mirror(self, pixels: Tensor) -> Tensor:
         """(…, 15, h, w) → the same of the pictures in the mirror: within a cell, too, left and right change."""
-        detectors, finer = pixels[..., :3, :, :], F.pixel_shuffle(pixels[..., 3:, :, :], FINER)
-        return torch.cat([detectors.flip(-1), F.pixel_unshuffle(finer.flip(-1), FINER)], -3)
+        look, finer = unpack_finer(pixels)
+        return pack_finer(look.flip(-1), finer.flip(-1))
 
     def probe_size(self) -> tuple[int, int]:
         return self.look.probe_size()
@@ -49,6 +49,11 @@ class FinerLook(Preprocessing):
         return {**self.look.describe(), "finer_look": FINER}
 
 
+def pack_finer(look: Tensor, finer: Tensor) -> Tensor:
+    """The detector's look (…, 3, h, w) and the finer one (…, 3, 2 · h, 2 · w) → (…, 15, h, w)."""
+    return torch.cat([look, F.pixel_unshuffle(finer, FINER)], -3)
+
+
 def unpack_finer(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 15, h, w) → the detector's look (B, 3, h, w) and the finer one (B, 3, 2 · h, 2 · w)."""
-    return packed[:, :3], F.pixel_shuffle(packed[:, 3:], FINER)
+    """(…, 15, h, w) → the detector's look (…, 3, h, w) and the finer one (…, 3, 2 · h, 2 · w)."""
+    return packed[..., :3, :, :], F.pixel_shuffle(packed[..., 3:, :, :], FINER)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mask_frozen_detr.errors import UserError, reason
 from mask_frozen_detr.machine.flow import Flow
 from mask_frozen_detr.machine.loaders import Watched
+from mask_frozen_detr.machine.processes import usable_cores
 from mask_frozen_detr.machine.signals import StopSignals, deliver, leave_signals_to_parent
 
 Result = TypeVar("Result")
@@ -26,9 +27,12 @@ Sent = tuple[Path, Result | Exception, BaseException | None]
 MOST = 16  # processes: each takes the memory of a picture in the model
 
 
-def can_fork() -> bool:
-    """Whether processes can be forked here, as PyTorch's loaders are by default: not on macOS, nor on Windows."""
-    return sys.platform == "linux"
+def forks_for(threads: int) -> int:
+    """Forked processes that take the place of so many threads, a core each; 0 where the system has no safe fork.
+
+    PyTorch's loaders are forked by default where this says so: not on macOS, nor on Windows.
+    """
+    return min(threads, usable_cores(), MOST) if sys.platform == "linux" else 0
 
 
 class ForkedFlow(Generic[Result]):
